@@ -6,6 +6,7 @@
 
 mod filters;
 mod holdings;
+mod links;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -88,6 +89,8 @@ pub(crate) fn network(
         mtu: options::mtu(&network.settings.options, interface.mtu()),
         gateway6: record.sandbox.is_managed().then(|| network.gateway6()).flatten(),
     };
+    let (joins, remote) = (links::joins(rows, network), links::remote(rows, network));
+    let joined = joins.values().flat_map(|join| &join.prefixes);
     let namespace = NamespaceDesired {
         network: network.id,
         interface,
@@ -99,13 +102,17 @@ pub(crate) fn network(
             .flatten()
             .collect(),
         endpoints: records().map(|record| (record.endpoint.id, veth(record))).collect(),
+        linked: joined.chain(&remote).copied().collect(),
         strays: Strays::default(),
         forwards: true,
-        remote: holdings.remote(),
+        joins,
+        remote: holdings.remote().into_iter().chain(remote).collect(),
         unreachable: whole_prefixes(network),
     };
-    let sandboxes =
-        records().map(|record| (record.endpoint.id, sandbox(record, network, interface.mtu())));
+    let sandboxes = records().map(|record| {
+        let linked = links::reached(rows, network, record);
+        (record.endpoint.id, sandbox(record, network, linked, interface.mtu()))
+    });
     let host = records().filter(|record| record.sandbox == SandboxRecord::Host);
 
     Some(NetworkDesired {
@@ -124,7 +131,12 @@ fn whole_prefixes(network: &Network) -> BTreeSet<IpNet> {
     network.prefixes(network.prefix).into_iter().chain(v6).collect()
 }
 
-fn sandbox(record: &EndpointRecord, network: &Network, mtu: u32) -> SandboxDesired {
+fn sandbox(
+    record: &EndpointRecord,
+    network: &Network,
+    linked: Vec<IpNet>,
+    mtu: u32,
+) -> SandboxDesired {
     let (netns, identity) = match &record.sandbox {
         SandboxRecord::Host => (PathBuf::from(HOST_NETNS), None),
         SandboxRecord::Netns { path, device, inode, boot: _ } => {
@@ -147,6 +159,7 @@ fn sandbox(record: &EndpointRecord, network: &Network, mtu: u32) -> SandboxDesir
         addresses: record.endpoint.addresses.clone(),
         gateway: Some(network.gateway()),
         prefixes: network.prefixes(network.prefix),
+        linked,
         mtu: options::mtu(&network.settings.options, mtu),
         owner,
         mac,
@@ -247,13 +260,16 @@ impl PeerSources<'_> {
             .flat_map(|address| self.network.addresses(address))
             .map(IpNet::from);
         let held = self.holdings.of(self.network, member);
-        let local: BTreeSet<IpNet> = held.into_iter().chain(own).collect();
+        let joined = links::joined(self.view, self.network, self.node);
+        let joined = joined.flat_map(|(link, _)| link.prefixes());
+        let local: BTreeSet<IpNet> = held.into_iter().chain(own).chain(joined).collect();
 
         Some(NetworkConfig {
             id: self.network.id,
             keys,
             peers,
             local: local.into_iter().collect(),
+            links: Arc::new(links::tables(self.network, self.node)),
             mtu: u16::try_from(mtu).unwrap_or(u16::MAX),
         })
     }

@@ -68,7 +68,7 @@ fn command(kind: u8, message: &[u8]) -> Option<Operation> {
         M::decode(message).ok()
     }
 
-    match kind % 13 {
+    match kind % 15 {
         0 => requests::announce(decoded(message)?).ok(),
         1 => requests::create_network(decoded(message)?).ok(),
         2 => requests::enter_network(&decoded(message)?).ok(),
@@ -92,6 +92,11 @@ fn command(kind: u8, message: &[u8]) -> Option<Operation> {
             let document = convert::policy_text(std::mem::take(&mut request.document)).ok()?;
             let examined = ExaminedPolicy::new(document, &PolicySubjects::default()).ok()?;
             requests::apply_policy(&request, examined).ok()
+        }
+        12 => requests::link_networks(decoded(message)?).ok(),
+        13 => {
+            let v1::UnlinkNetworksRequest { one, other } = decoded(message)?;
+            Some(Operation::UnlinkNetworks { one, other })
         }
         _ => {
             let request: v1::RollbackPolicyRequest = decoded(message)?;

@@ -33,7 +33,9 @@ pub use key::{PrivateKey, PublicKey};
 pub use lease::Lease;
 pub use lineage::{Lineage, Mark, Stamp};
 pub use name::{Alias, MAX_NAME, Name};
-pub use network::{Block, Creator, Member, Network, NetworkMode, NetworkSettings};
+pub use network::{
+    Block, Creator, LinkAccess, Member, Network, NetworkLink, NetworkMode, NetworkSettings,
+};
 pub use node::{Difference, HostPrefix, HostReport, Node, Role};
 pub use revocation::Revocation;
 pub use selector::Selector;

@@ -80,6 +80,68 @@ pub struct NetworkSettings {
     pub nodes: Selector,
     /// How long its nodes trust each other without hearing control; for ever when missing.
     pub lease: Option<Lease>,
+    /// The networks that it is linked with, by id. Control writes them in both networks at once.
+    pub links: Vec<NetworkLink>,
+}
+
+/// What a network's row says of another network that it is linked with: as much as it takes to
+/// reach that one, for nodes that may not see its own row.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkLink {
+    /// The other network.
+    pub network: NetworkId,
+    /// Its name, by which its endpoints are found: `name.network`.
+    pub name: Name,
+    /// Its IPv4 prefix.
+    pub prefix: Ipv4Net,
+    /// Its IPv6 prefix, if it has one.
+    pub prefix6: Option<Ipv6Net>,
+    /// What passes between the two where no rule of the policy decides.
+    pub access: LinkAccess,
+    /// The gateways: nodes in both networks that carry packets between them, by id, at most
+    /// [`MAX_GATEWAYS`].
+    pub gateways: Vec<NodeId>,
+}
+
+/// What passes between two linked networks where no rule of the policy decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LinkAccess {
+    /// What the default of each of them lets pass.
+    Defaults,
+    /// Nothing: only what a rule allows.
+    PolicyOnly,
+}
+
+/// The most gateways of a link: nodes in both networks beyond them use these.
+pub const MAX_GATEWAYS: usize = 64;
+/// The most links of one network: with all gateways of each, a row stays below its bound.
+pub const MAX_LINKS: usize = 16;
+
+impl NetworkLink {
+    /// Lists the other network's prefixes, one per family.
+    pub fn prefixes(&self) -> impl Iterator<Item = IpNet> {
+        std::iter::once(IpNet::V4(self.prefix)).chain(self.prefix6.map(IpNet::V6))
+    }
+
+    /// Returns as much of the other network's row as the link says.
+    pub fn to_network(&self) -> Network {
+        Network {
+            id: self.network,
+            name: self.name.clone(),
+            prefix: self.prefix,
+            prefix6: self.prefix6,
+            mode: NetworkMode::L3,
+            labels: BTreeMap::new(),
+            settings: NetworkSettings::default(),
+            creator: None,
+        }
+    }
+
+    /// Returns whether a node is a gateway.
+    pub fn has_gateway(&self, node: NodeId) -> bool {
+        self.gateways.contains(&node)
+    }
 }
 
 /// The longest IPv4 prefix a network may have: 8 addresses.
@@ -119,6 +181,11 @@ impl Network {
     /// Returns whether a node with these labels may enter it, and so may know of it.
     pub fn admits(&self, labels: &BTreeMap<String, String>) -> bool {
         self.settings.nodes.matches(labels)
+    }
+
+    /// Returns the link with another network, if there is one.
+    pub fn link_with(&self, other: NetworkId) -> Option<&NetworkLink> {
+        self.settings.links.iter().find(|link| link.network == other)
     }
 
     /// Returns the name by which container engines know it.

@@ -3,11 +3,14 @@
 //! says of the networks that it may enter.
 //!
 //! Membership is cryptographic ("a network is a key"): a key that control does not distribute is
-//! useless. Of a network that it may not enter, a node learns not even the name.
+//! useless. Of a network that it may not enter, a node learns not even the name, unless the network
+//! is linked with one that it may enter: then it learns what reaching takes. That is name, prefixes
+//! and gateways, what the policy says of it, and, as a member, the endpoints there, with the names
+//! and labels of the nodes that they are on; never a key, a block or an underlay address.
 
 use crate::id::{NetworkId, NodeId};
 use crate::name::Name;
-use crate::node::{Difference, HostReport};
+use crate::node::{Difference, HostReport, Node, Role};
 use crate::policy::{ClusterPolicy, Policy};
 use crate::view::{Change, RowKey, View};
 
@@ -19,19 +22,57 @@ pub fn may_enter(view: &View, node: NodeId, network: NetworkId) -> bool {
     row.is_some_and(|(network, node)| network.admits(&node.labels))
 }
 
+/// Returns whether a node may know the name of a network: it may enter it, or one that is linked
+/// with it.
+pub fn may_name(view: &View, node: NodeId, network: NetworkId) -> bool {
+    let links = view.networks.get(&network).map(|network| &network.settings.links);
+    let is_near = || links.into_iter().flatten().any(|link| may_enter(view, node, link.network));
+
+    may_enter(view, node, network) || is_near()
+}
+
+/// Returns whether a node may see the endpoints of a network: it is in it, or in one that is linked
+/// with it.
+fn may_reach(view: &View, node: NodeId, network: NetworkId) -> bool {
+    let links = view.networks.get(&network).map(|network| &network.settings.links);
+    let is_near = || links.into_iter().flatten().any(|link| is_in(view, node, link.network));
+
+    is_in(view, node, network) || is_near()
+}
+
+/// Returns whether a node is in a network, and may be.
+fn is_in(view: &View, node: NodeId, network: NetworkId) -> bool {
+    view.member(network, node).is_some() && may_enter(view, node, network)
+}
+
+/// Returns whether a node may see all of another node's row: they are in one network.
+fn share_network(view: &View, node: NodeId, other: NodeId) -> bool {
+    let mut mine = view.memberships_of(node);
+
+    other == node
+        || mine.any(|mine| {
+            is_in(view, node, mine.network) && view.member(mine.network, other).is_some()
+        })
+}
+
+/// Returns what a node may see of another one that is in a linked network only.
+pub fn behind_link(node: Node) -> Node {
+    Node { role: Role::Node, underlay: Vec::new(), lane_ports: Vec::new(), ..node }
+}
+
 /// Returns whether a node may see a row of `view`, present or not.
 pub fn may_see(view: &View, node: NodeId, key: RowKey) -> bool {
-    let is_in = |network| view.member(network, node).is_some() && may_enter(view, node, network);
     match key {
         RowKey::Network(network) => may_enter(view, node, network),
         RowKey::HostReport(_) | RowKey::Policy => view.nodes.contains_key(&node),
         RowKey::Node(other) => {
-            other == node
-                || view
-                    .memberships_of(node)
-                    .any(|mine| is_in(mine.network) && view.member(mine.network, other).is_some())
+            let mut theirs = view.memberships_of(other);
+
+            share_network(view, node, other)
+                || theirs.any(|theirs| may_reach(view, node, theirs.network))
         }
-        RowKey::Member(network, _) | RowKey::Endpoint(network, _) => is_in(network),
+        RowKey::Member(network, _) => is_in(view, node, network),
+        RowKey::Endpoint(network, _) => may_reach(view, node, network),
     }
 }
 
@@ -43,8 +84,12 @@ pub fn visible_row(view: &View, node: NodeId, key: RowKey) -> Option<Change> {
         // open.
         let Ok(policy) = Policy::parse(&row.text) else { return Some(Change::Policy(row.clone())) };
         let shows =
-            |name: &Name| view.network_named(name).is_some_and(|it| may_enter(view, node, it.id));
+            |name: &Name| view.network_named(name).is_some_and(|it| may_name(view, node, it.id));
         return Some(Change::Policy(visible_policy(row, &policy, shows)));
+    }
+    if let Change::Node(row) = row {
+        let whole = share_network(view, node, row.id);
+        return Some(Change::Node(if whole { row } else { behind_link(row) }));
     }
 
     Some(without_hidden_networks(row, |title, host| {
@@ -105,8 +150,7 @@ mod tests {
     use super::*;
     use crate::endpoint::{Endpoint, Runtime};
     use crate::id::EndpointId;
-    use crate::network::{Member, Network, NetworkMode, NetworkSettings};
-    use crate::node::{Node, Role};
+    use crate::network::{LinkAccess, Member, Network, NetworkLink, NetworkMode, NetworkSettings};
     use crate::policy::FilterMode;
     use crate::view::Revision;
 
@@ -232,6 +276,52 @@ mod tests {
         let text = format!("{seen:?}");
         assert!(!text.contains("net1") && !text.contains("vault"), "{text}");
         assert_eq!(visible(&view, node(0)).rows().count(), 6);
+    }
+
+    /// Has both networks of a view say that they are linked.
+    fn link(view: &mut View) {
+        for (one, other) in [(0, 1), (1, 0)] {
+            let row = view.networks[&network(other)].clone();
+            let link = NetworkLink {
+                network: row.id,
+                name: row.name,
+                prefix: row.prefix,
+                prefix6: None,
+                access: LinkAccess::Defaults,
+                gateways: Vec::new(),
+            };
+            let row = view.networks.get_mut(&network(one)).expect("it is there");
+            row.settings.links.push(link);
+        }
+    }
+
+    /// Invariant 12.
+    #[test]
+    fn of_a_linked_network_a_member_sees_endpoints_and_no_key_and_others_the_name() {
+        let mut view = view();
+        let announced = Node {
+            underlay: vec![[192, 0, 2, 1].into()],
+            lane_ports: vec![51820],
+            ..view.nodes[&node(0)].clone()
+        };
+        view.apply(Change::Node(announced));
+        link(&mut view);
+        let outside = visible(&view, node(1));
+        view.apply(member(1, 0));
+        let inside = visible(&view, node(1));
+
+        assert_eq!(outside.networks[&network(0)].settings.links[0].name.as_str(), "net1");
+        assert!(!outside.networks.contains_key(&network(1)) && outside.endpoints.is_empty());
+        assert!(!outside.nodes.contains_key(&node(0)));
+        assert!(may_name(&view, node(1), network(1)));
+        assert_eq!(inside.endpoints_of(network(1)).count(), 1);
+        assert_eq!(inside.members_of(network(1)).count(), 0);
+        assert!(!inside.networks.contains_key(&network(1)));
+        let host = &inside.nodes[&node(0)];
+        assert_eq!(host.labels["role"], "db");
+        assert!(host.underlay.is_empty() && host.lane_ports.is_empty());
+        view.apply(member(0, 0));
+        assert_eq!(visible(&view, node(1)).nodes[&node(0)].lane_ports, [51820]);
     }
 
     #[test]

@@ -69,6 +69,8 @@ calls! {
     detach within LONG_DEADLINE: DetachRequest => v1::DetachResponse;
     create_network within DEADLINE: CreateNetworkRequest => v1::CreateNetworkResponse;
     set_network within DEADLINE: SetNetworkRequest => v1::SetNetworkResponse;
+    link_networks within DEADLINE: LinkNetworksRequest => v1::LinkNetworksResponse;
+    unlink_networks within DEADLINE: UnlinkNetworksRequest => v1::LinkNetworksResponse;
     remove_network within DEADLINE: RemoveNetworkRequest => v1::Revised;
     list_networks within DEADLINE: ListNetworksRequest => v1::ListNetworksResponse;
     list_endpoints within DEADLINE: ListEndpointsRequest => v1::ListEndpointsResponse;

@@ -10,7 +10,7 @@ use crate::output::{Form, Output, wants_json};
 const WRONG_USAGE: u8 = 2;
 
 /// Words of the contract that no version has yet, and what each will do.
-const RESERVED: [(&str, &str); 14] = [
+const RESERVED: [(&str, &str); 12] = [
     ("bench", "measure what a path carries"),
     ("bundle", "collect what a report of a fault needs"),
     ("ca", "rotate the certificate authority"),
@@ -18,11 +18,9 @@ const RESERVED: [(&str, &str); 14] = [
     ("client", "admit clients that are no nodes"),
     ("doctor", "look for what is wrong on this host"),
     ("flows", "show who talks to whom"),
-    ("link", "connect two networks"),
     ("rotate", "exchange keys"),
     ("stats", "show figures over time"),
     ("top", "show the busiest endpoints"),
-    ("unlink", "separate two networks"),
     ("why", "tell why one endpoint reaches another, or not"),
     ("netcheck", "tell how this host is reached"),
 ];
@@ -84,9 +82,11 @@ mod tests {
 
     #[test]
     fn words_that_are_kept_for_later_are_said_to_be() {
-        for line in
-            ["overlayctl why a b tcp/8080", "overlayctl network link a b", "overlayctl why --help"]
-        {
+        for line in [
+            "overlayctl why a b tcp/8080",
+            "overlayctl network capture a b",
+            "overlayctl why --help",
+        ] {
             let text = reserved(&error(line)).unwrap_or_default();
             assert!(text.contains("the word is reserved"), "{line}: {text}");
         }

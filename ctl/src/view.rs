@@ -15,7 +15,7 @@ mod token;
 pub(crate) use audit::{AuditDetails, AuditLog, AuditView, VerifiedAudit};
 pub(crate) use control::{ControlAddressList, ControlSet};
 pub(crate) use endpoint::{EndpointList, EndpointView};
-pub(crate) use network::{Inspection, NetworkView, Networks};
+pub(crate) use network::{Inspection, LinkedNetwork, NetworkView, Networks};
 pub(crate) use node::Nodes;
 pub(crate) use peer::{Detail, Peers};
 pub(crate) use policy::{PolicyDifference, TestedPolicy};

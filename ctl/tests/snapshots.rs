@@ -133,7 +133,16 @@ subjects! {
         network set web --lease 1h --no-lease
         network set web
         network set
-        network link a b
+        network link --help
+        network link front back
+        network link front back --only policy
+        network link front back --json
+        network link front back --only everything
+        network link front
+        network unlink front back
+        network unlink front back --json
+        network unlink front
+        network unlink front back far
     ";
     endpoints_of_networks: "
         endpoint
@@ -292,7 +301,6 @@ subjects! {
         bundle
         ca rotate
         client ls
-        network link a b
         init --listen 7443
         init --pool 10.64.0.0
         init --advertise host-a
@@ -392,6 +400,8 @@ fn without_rights() {
          network
          network create web
          network set web --nodes role=db
+         network link front back
+         network unlink front back
          network ls
          network inspect web
          network rm web

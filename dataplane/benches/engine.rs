@@ -103,7 +103,14 @@ fn engine(index: usize, now: Instant, unix_time: Duration) -> Engine {
     };
     let id = NetworkId::FIRST;
     let (peers, local) = (Arc::new(vec![Arc::new(peer)]), vec![prefix(index)]);
-    let table = NetworkTable { id, private_key: key(index), peers, local, mtu: 1408 };
+    let table = NetworkTable {
+        id,
+        private_key: key(index),
+        peers,
+        local,
+        links: Arc::default(),
+        mtu: 1408,
+    };
     engine.publish(&Tables { networks: [(id, Arc::new(table))].into(), ..Tables::default() }, now);
 
     engine

@@ -55,4 +55,4 @@ pub use noise::{SecretBytes, SessionState, TimersState, TunnelState, public_key}
 pub use notice::{MAX_NOTICE, Notices};
 pub use state::{EngineState, LivenessState, NetworkState, PathState, PeerLinkState};
 pub use status::{MtuSource, PeerError, PeerState, PeerStatus};
-pub use tables::{LaneId, NetworkTable, PeerLane, PeerTable, Tables};
+pub use tables::{LaneId, LinkTable, NetworkTable, PeerLane, PeerTable, Tables};

@@ -32,6 +32,10 @@ pub(crate) struct Link {
     pub(crate) public_key: PublicKey,
     /// The peer that the remote lane belongs to.
     pub(crate) peer: PeerIndex,
+    /// Whether packets to or from linked networks go through the peer.
+    is_gateway: bool,
+    /// Whether it was a lost gateway when the link came to rest.
+    rested_lost: bool,
     /// Whether one of the two lanes sends to the other; other pairs only listen.
     pub(crate) is_used: bool,
     pub(crate) path: Path,
@@ -71,6 +75,8 @@ impl Link {
             lane: LaneId(0),
             public_key,
             peer: PeerIndex(0),
+            is_gateway: false,
+            rested_lost: false,
             is_used: false,
             path: Path::default(),
             mtu: PathMtu::new(mtu),
@@ -128,6 +134,7 @@ impl Link {
         self.path.resume(&state.path, is_under_way);
         self.mtu.resume(&state.path, now);
         self.life = state.life.as_ref().map(|life| Box::new(Liveness::resume(life)));
+        self.set_gateway(self.is_gateway);
         (self.tx_bytes, self.rx_bytes) = (state.tx_bytes, state.rx_bytes);
         self.last_use = state.last_use;
         self.waiting = state.waiting.into_iter().take(MAX_WAITING).collect();
@@ -174,7 +181,35 @@ impl Link {
     /// Returns what is known about whether the two lanes hear each other.
     #[inline]
     pub(crate) fn life(&mut self, now: Instant) -> &mut Liveness {
-        self.life.get_or_insert_with(|| Box::new(Liveness::new(now)))
+        let (is_gateway, is_lost) = (self.is_gateway, self.rested_lost);
+
+        self.life.get_or_insert_with(|| {
+            let mut life = Liveness::new(now);
+            life.set_gateway(is_gateway);
+            life.set_lost(is_lost);
+            Box::new(life)
+        })
+    }
+
+    /// Forgets what is known about whether the two lanes hear each other, but for a gateway that is
+    /// lost: it is so until it is heard.
+    pub(crate) fn rest(&mut self) {
+        self.rested_lost = self.is_lost();
+        self.life = None;
+    }
+
+    /// Returns whether the peer is a gateway that does not answer, so that another one is better.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.life.as_ref().map_or(self.rested_lost, |life| life.is_lost())
+    }
+
+    /// Says whether packets to or from linked networks go through the peer.
+    pub(crate) fn set_gateway(&mut self, is_gateway: bool) {
+        self.is_gateway = is_gateway;
+        self.rested_lost &= is_gateway;
+        if let Some(life) = &mut self.life {
+            life.set_gateway(is_gateway);
+        }
     }
 
     /// Counts a message of the session that is sent with `len` bytes.
@@ -283,9 +318,9 @@ impl Link {
     /// Counts an authentic message of the session.
     #[inline]
     pub(crate) fn note_received(&mut self, now: Instant) {
-        let life = self.life.get_or_insert_with(|| Box::new(Liveness::new(now)));
-        life.note_received();
-        if life.is_in_doubt()
+        self.life(now).note_received();
+        if let Some(life) = &mut self.life
+            && life.is_in_doubt()
             && let Some(age) = self.tunnel.as_ref().and_then(|tunnel| tunnel.session_age(now))
         {
             life.note_session(age, now);

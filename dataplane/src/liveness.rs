@@ -11,6 +11,9 @@
 //! minutes. Peers that never answered an [`Echo`] run another WireGuard implementation. Those send
 //! something within 10 seconds of receiving a packet, so they are given that long.
 //!
+//! A gateway to a linked network is asked sooner, so that a connection through it goes on through
+//! another one within two seconds: it is lost from then on until it is heard again.
+//!
 //! The peer may be the one that hears nothing. It then asks again and again although every request
 //! is answered. So that it asks also where it only receives, a receiver asks when a stream pauses,
 //! unless the sender, who waits for less long, has asked before.
@@ -38,6 +41,17 @@ const CHECK: Duration = Duration::from_secs(3);
 const CHECK_PACE: Duration = Duration::from_millis(500);
 /// How many requests there are at least.
 const FEWEST_CHECKS: u32 = 4;
+/// How long a packet to a gateway may go unanswered before we ask.
+const GATEWAY_QUIET: Duration = Duration::from_millis(400);
+/// The interval between these requests until the gateway is lost.
+const GATEWAY_PACE: Duration = Duration::from_millis(200);
+/// How long after the last packet to a gateway it is asked whether it is there, so that who has
+/// nothing to send at the moment that it is lost knows, too.
+const GATEWAY_WATCH: Duration = Duration::from_secs(10);
+/// How long a gateway is asked before it is lost, and how many round trips at least: TCP sends
+/// again 1.4 seconds after the first packet that was lost, and then after 3.
+const GATEWAY_CHECK: Duration = Duration::from_millis(600);
+const GATEWAY_TRIPS: u32 = 3;
 /// From this request on, handshakes are sent as well.
 const CALL_FROM: u32 = 2;
 /// The interval between requests to a silent peer in the first minute.
@@ -119,6 +133,9 @@ pub(crate) struct Liveness {
     /// When the next check is due, and how many there were; only while packets are unanswered.
     check: Option<(Instant, u32)>,
     silent: Option<Instant>,
+    is_gateway: bool,
+    /// Whether a gateway did not answer, and was not heard since.
+    is_lost: bool,
     asking: Option<Asking>,
     deaf: Option<Deaf>,
     keep_open: Option<Instant>,
@@ -144,6 +161,8 @@ impl Liveness {
             wanted: None,
             check: None,
             silent: None,
+            is_gateway: false,
+            is_lost: false,
             asking: None,
             deaf: None,
             keep_open: None,
@@ -236,6 +255,7 @@ impl Liveness {
         self.heard = Some(now);
         self.unanswered = None;
         self.check = None;
+        self.is_lost = false;
         // The peer does not know that we hear it again.
         if self.silent.take().is_some() || (is_first && self.speaks != Speaks::No) {
             self.ask(GREETINGS, CHECK_PACE, now);
@@ -271,6 +291,22 @@ impl Liveness {
     /// Returns whether the peer is silent.
     pub(crate) fn is_silent(&self) -> bool {
         self.silent.is_some()
+    }
+
+    /// Says whether the peer is a gateway to a linked network.
+    pub(crate) fn set_gateway(&mut self, is_gateway: bool) {
+        self.is_gateway = is_gateway;
+        self.is_lost &= is_gateway;
+    }
+
+    /// Says whether the peer is a gateway that did not answer before.
+    pub(crate) fn set_lost(&mut self, is_lost: bool) {
+        self.is_lost = is_lost && self.is_gateway;
+    }
+
+    /// Returns whether the peer is a gateway that does not answer, so that another one is better.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.is_lost
     }
 
     /// Returns since when the peer has heard nothing from us although we hear it.
@@ -411,7 +447,7 @@ impl Liveness {
         let check = match (self.check, self.unanswered) {
             (Some((next, _)), _) => Some(next),
             (None, Some(since)) => Some(since + self.quiet(has_session)),
-            (None, None) => self.lull_at(),
+            (None, None) => self.lull_at().into_iter().chain(self.watch_at()).min(),
         };
         let asking = self.asking.as_ref().map(|asking| asking.next);
 
@@ -423,6 +459,7 @@ impl Liveness {
         let mut due = Due::default();
         self.handle_asking(&mut due, now);
         self.handle_lull(now);
+        self.handle_watch(now);
         self.handle_check(&mut due, has_session, now);
         if self.report_at().is_some_and(|at| at <= now) {
             self.ask(REPORT_TRIES, CHECK_PACE, now);
@@ -465,6 +502,21 @@ impl Liveness {
         }
     }
 
+    /// Takes a gateway that is in use, and was not heard for a moment, for one that owes an answer.
+    fn handle_watch(&mut self, now: Instant) {
+        if self.unanswered.is_none() && self.watch_at().is_some_and(|at| at <= now) {
+            self.unanswered = self.heard;
+        }
+    }
+
+    fn watch_at(&self) -> Option<Instant> {
+        let is_watched = self.is_gateway && self.speaks == Speaks::Yes;
+        let heard = self.heard.filter(|_| is_watched)?;
+        let is_in_use = self.wanted.is_some_and(|wanted| heard <= wanted + GATEWAY_WATCH);
+
+        is_in_use.then_some(heard + GATEWAY_QUIET)
+    }
+
     fn lull_at(&self) -> Option<Instant> {
         self.fed.filter(|_| self.speaks == Speaks::Yes).map(|fed| fed + LULL)
     }
@@ -485,11 +537,15 @@ impl Liveness {
         }
         due.ask |= self.speaks != Speaks::No;
         due.call |= count >= CALL_FROM || self.speaks == Speaks::No || !has_session;
-        if self.silent.is_none() && count >= FEWEST_CHECKS && now >= since + quiet + CHECK {
+        let patience = GATEWAY_CHECK.max(self.trip.unwrap_or_default() * GATEWAY_TRIPS);
+        self.is_lost |= self.is_gateway && now >= since + quiet + patience;
+        let silent_at = since + quiet.max(QUIET) + CHECK;
+        if self.silent.is_none() && count >= FEWEST_CHECKS && now >= silent_at {
             self.silent = Some(now);
             due.is_silent = true;
         }
         let pace = match self.silent {
+            None if self.is_gateway && !self.is_lost => GATEWAY_PACE,
             None => CHECK_PACE,
             Some(silent) if now.saturating_duration_since(silent) < FIRST_MINUTE => SILENT_PACE,
             Some(_) => LATE_PACE,
@@ -498,7 +554,11 @@ impl Liveness {
     }
 
     fn quiet(&self, has_session: impl FnOnce() -> bool) -> Duration {
-        if self.speaks == Speaks::No && has_session() { STOCK_QUIET } else { QUIET }
+        match (self.speaks, self.is_gateway) {
+            (Speaks::No, _) if has_session() => STOCK_QUIET,
+            (Speaks::Unknown | Speaks::Yes | Speaks::No, false) => QUIET,
+            (Speaks::Unknown | Speaks::Yes | Speaks::No, true) => GATEWAY_QUIET,
+        }
     }
 
     fn report_at(&self) -> Option<Instant> {

@@ -1,9 +1,10 @@
 //! One network on this lane: its interface, its peers, and who may send from which address.
 //!
-//! [`handshake`] has handshakes, timers and the life of tunnels; [`publish`] applies new tables;
+//! [`gateways`] says which peers lead to linked networks; [`handshake`] has handshakes, timers and the life of tunnels; [`publish`] applies new tables;
 //! [`pmtu`] and [`probing`] deal with narrow paths; [`hearing`] watches whether peers hear each
 //! other; [`notices`] passes on what nodes tell each other; [`hand_over`] continues in another process.
 
+mod gateways;
 mod hand_over;
 mod handshake;
 mod hearing;
@@ -26,7 +27,7 @@ use zeroize::Zeroizing;
 use crate::context::LaneContext;
 use crate::drop::DropReason;
 use crate::icmp;
-use crate::index::{LinkHandle, LinkIndex};
+use crate::index::{LinkHandle, LinkIndex, PeerIndex};
 use crate::ip::{self, Inner};
 use crate::link::Link;
 use crate::liveness::Liveness;
@@ -35,6 +36,8 @@ use crate::routes::{PeerRoutes, PrefixTable};
 use crate::stage::{OpenedJob, SealJob};
 use crate::status::{PeerError, PeerStatus};
 use crate::tables::NetworkTable;
+
+use self::gateways::Gateways;
 
 /// Another member of the network.
 #[derive(Debug)]
@@ -51,6 +54,8 @@ pub(crate) struct LaneNetwork {
     /// Which peer holds an inner address: packets to it go there, and only that peer may send from
     /// it.
     routes: PeerRoutes,
+    /// Which peers carry packets to and from linked networks.
+    gateways: Gateways,
     /// The inner addresses of this node.
     local: PrefixTable<()>,
     peers: Vec<Peer>,
@@ -85,10 +90,12 @@ impl LaneNetwork {
             table: Arc::new(NetworkTable {
                 peers: Arc::default(),
                 local: Vec::new(),
+                links: Arc::default(),
                 ..table.clone()
             }),
             interface,
             routes: PeerRoutes::default(),
+            gateways: Gateways::default(),
             local: PrefixTable::default(),
             peers: Vec::new(),
             links: Vec::new(),
@@ -213,9 +220,26 @@ impl LaneNetwork {
     }
 
     fn route(&self, inner: &Inner) -> Result<LinkIndex, DropReason> {
-        let peer = self.routes.lookup(inner.destination).ok_or(DropReason::NoRoute)?;
+        let Some(peer) = self.routes.lookup(inner.destination) else {
+            return self.gateway(inner.destination);
+        };
 
-        self.peers.get(peer.0).and_then(|peer| peer.send_to).ok_or(DropReason::NoLane)
+        self.send_to(peer).ok_or(DropReason::NoLane)
+    }
+
+    /// Returns the link to the gateway in use for an address of a linked network: the first that is
+    /// not lost, or the first where all are.
+    fn gateway(&self, destination: IpAddr) -> Result<LinkIndex, DropReason> {
+        let mut links =
+            self.gateways.of(destination).iter().filter_map(|peer| self.send_to(*peer)).peekable();
+        let first = links.peek().copied();
+        let is_lost = |link: &LinkIndex| self.links.get(link.0).is_some_and(|link| link.is_lost());
+
+        links.find(|link| !is_lost(link)).or(first).ok_or(DropReason::NoRoute)
+    }
+
+    fn send_to(&self, peer: PeerIndex) -> Option<LinkIndex> {
+        self.peers.get(peer.0).and_then(|peer| peer.send_to)
     }
 
     fn begin_seal<'p>(
@@ -305,12 +329,13 @@ impl LaneNetwork {
         if !ip::is_routed_unicast(inner.source) {
             return Err(DropReason::InnerSourceNotUnicast);
         }
-        let owner = self.routes.lookup(inner.source);
-        if owner.is_none() || owner != self.links.get(link.0).map(|link| link.peer) {
-            return Err(DropReason::InnerSourceForged);
-        }
+        let peer = self.links.get(link.0).map(|link| link.peer);
+        let may_send = match self.routes.lookup(inner.source) {
+            owner @ Some(_) => owner == peer,
+            None => peer.is_some_and(|peer| self.gateways.of(inner.source).contains(&peer)),
+        };
 
-        Ok(())
+        may_send.then_some(()).ok_or(DropReason::InnerSourceForged)
     }
 
     fn check_destination(&self, inner: &Inner) -> Result<(), DropReason> {

@@ -13,6 +13,8 @@ mod faults;
 #[cfg(test)]
 mod foreign;
 #[cfg(test)]
+mod gateways;
+#[cfg(test)]
 mod hand_over;
 #[cfg(test)]
 mod hearing;
@@ -43,8 +45,8 @@ use rand::{RngExt, SeedableRng};
 
 use crate::ip::{V4_HEADER, V6_HEADER};
 use crate::{
-    Counters, Direction, DropReason, Engine, EngineConfig, Event, LaneId, NetworkTable, PeerLane,
-    PeerStatus, PeerTable, Tables, public_key,
+    Counters, Direction, DropReason, Engine, EngineConfig, Event, LaneId, LinkTable, NetworkTable,
+    PeerLane, PeerStatus, PeerTable, Tables, public_key,
 };
 
 /// Returns the moment at which virtual time starts, the same throughout a test.
@@ -195,6 +197,7 @@ pub(crate) fn table(network_id: u64, host: usize, members: &[usize]) -> NetworkT
         private_key: key(network_id, host),
         peers: Arc::new(others.map(|member| Arc::new(peer(network_id, *member))).collect()),
         local: prefixes(host),
+        links: Arc::default(),
         mtu: MTU,
     }
 }

@@ -46,9 +46,22 @@ pub struct NetworkTable {
     /// The inner addresses of this node: packets to peers must come from one of them, packets from
     /// peers must go to one.
     pub local: Vec<IpNet>,
+    /// The other networks that are reached through some of the peers; their prefixes are none of
+    /// any peer's.
+    pub links: Arc<Vec<LinkTable>>,
     /// The largest inner packet, in bytes. Data messages are padded to multiples of 16 bytes, so it
     /// should be one.
     pub mtu: u16,
+}
+
+/// Another network that is linked with this one, and the peers through which it is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkTable {
+    /// Its prefixes.
+    pub prefixes: Vec<IpNet>,
+    /// The nodes that carry packets to it, the preferred one first: packets go to the first that is
+    /// not lost, and may come from any of them. Nodes that are no peers are passed over.
+    pub gateways: Vec<NodeId>,
 }
 
 /// Another member of a network.

@@ -3,6 +3,7 @@
 mod change;
 mod error;
 mod field;
+mod link;
 mod network;
 mod policy;
 mod row;
@@ -13,6 +14,7 @@ pub use field::{
     MAX_ALIASES, MAX_BLOCKS, MAX_LABEL, MAX_LABELS, MAX_LANES, MAX_UNDERLAY, field, labels,
     lane_keys, lane_ports, optional, underlay, wire_enum,
 };
+pub use link::link_access;
 pub use network::{
     MAX_DIFFERENCES, MAX_HOLDER, MAX_HOST_PREFIXES, MAX_REASON, MAX_RESERVED, MAX_TITLE,
     difference, differences, differences_of, host_prefixes, lease, network_mode, network_prefix,
@@ -30,8 +32,8 @@ mod tests {
         Runtime, Stamp, View,
     };
     use overlay_core::{
-        Difference, EndpointId, HostReport, Network, NetworkId, NetworkMode, NetworkSettings,
-        NodeId,
+        Difference, EndpointId, HostReport, LinkAccess, Network, NetworkId, NetworkLink,
+        NetworkMode, NetworkSettings, NodeId,
     };
 
     use super::*;
@@ -63,6 +65,14 @@ mod tests {
                     gateway6: None,
                     nodes: "role=db,site in (a,b)".parse().expect("a selector"),
                     lease: "15m".parse().ok(),
+                    links: vec![NetworkLink {
+                        network: NetworkId::from_random(9),
+                        name: "green".parse().expect("a name"),
+                        prefix: "10.2.0.0/16".parse().expect("a prefix"),
+                        prefix6: Some("fd02::/64".parse().expect("a prefix")),
+                        access: LinkAccess::PolicyOnly,
+                        gateways: vec![node],
+                    }],
                 },
                 creator: Some(Creator { node, name: "host1".parse().expect("a name") }),
             }),

@@ -63,6 +63,7 @@ fn table(config: &NetworkConfig, key: &PrivateKey) -> NetworkTable {
         private_key: key.clone(),
         peers: Arc::clone(&config.peers),
         local: config.local.clone(),
+        links: Arc::clone(&config.links),
         mtu: config.mtu,
     }
 }
@@ -77,6 +78,7 @@ mod tests {
             keys: (1..=keys).map(|key| [key; 32].into()).collect(),
             peers: Arc::default(),
             local: Vec::new(),
+            links: Arc::default(),
             mtu: 1408,
         })
     }

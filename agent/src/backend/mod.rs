@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use overlay_core::{NetworkId, NodeId, PrivateKey};
-use overlay_dataplane::{LaneId, Notices, PeerStatus, PeerTable};
+use overlay_dataplane::{LaneId, LinkTable, Notices, PeerStatus, PeerTable};
 use tokio::sync::watch;
 
 pub(crate) use counters::Counter;
@@ -147,6 +147,8 @@ pub(crate) struct NetworkConfig {
     pub(crate) peers: Arc<Vec<Arc<PeerTable>>>,
     /// The inner addresses of this node.
     pub(crate) local: Vec<IpNet>,
+    /// The linked networks, and the peers that carry packets between.
+    pub(crate) links: Arc<Vec<LinkTable>>,
     /// The largest inner packet, in bytes.
     pub(crate) mtu: u16,
 }
@@ -162,6 +164,7 @@ impl NetworkConfig {
                 .eq(other.keys.iter().map(PrivateKey::expose))
             && (Arc::ptr_eq(&self.peers, &other.peers) || self.peers == other.peers)
             && self.local == other.local
+            && self.links == other.links
             && self.mtu == other.mtu
     }
 }

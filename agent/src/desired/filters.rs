@@ -6,8 +6,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use overlay_core::message;
-use overlay_core::policy::{ClusterPolicy, FilterMode, NetworkFilter, Policy, PolicyEndpoint};
-use overlay_core::{EndpointId, Name, Network, NetworkId, NodeId};
+use overlay_core::policy::{
+    ClusterPolicy, FilterLinks, FilterMode, NetworkFilter, Policy, PolicyEndpoint,
+};
+use overlay_core::{EndpointId, LinkAccess, Name, Network, NetworkId, NodeId};
 
 use super::EndpointRows;
 use crate::kernel::nft::FilterDesired;
@@ -42,6 +44,8 @@ pub(crate) struct FilterTouch<'a> {
     pub(crate) has_new_members: bool,
     /// Some endpoints.
     pub(crate) endpoints: &'a BTreeSet<EndpointId>,
+    /// Some endpoints of linked networks.
+    pub(crate) linked: &'a BTreeSet<(NetworkId, EndpointId)>,
 }
 
 /// One network.
@@ -49,6 +53,8 @@ pub(crate) struct FilterTouch<'a> {
 struct Followed {
     name: Name,
     filter: NetworkFilter,
+    /// The linked networks, and what passes between.
+    links: Vec<(NetworkId, LinkAccess)>,
     /// The labels of the nodes that have endpoints there; none are kept where the filter is open.
     labels: BTreeMap<NodeId, BTreeMap<String, String>>,
 }
@@ -71,13 +77,18 @@ impl ClusterFilters {
         rows: EndpointRows<'_>,
         touch: FilterTouch<'_>,
     ) -> FilterDesired {
+        let links = links(network);
+        // A link for which only rules are is closed without any, too.
+        let none = Policy::default();
         let (policy, mode) = match &self.source {
+            Source::Nothing if kind(&links) == FilterLinks::Closed => (&none, FilterMode::Enforced),
             Source::Nothing => return FilterDesired::Open,
             Source::Unreadable(why) => return FilterDesired::Unreadable(Arc::clone(why)),
             Source::Policy { policy, mode } => (policy, *mode),
         };
-        let known = self.networks.get_mut(&network.id);
-        let followed = match known.filter(|known| !touch.is_whole && known.name == network.name) {
+        let is_same = |known: &&mut Followed| known.name == network.name && known.links == links;
+        let known = self.networks.get_mut(&network.id).filter(is_same);
+        let followed = match known.filter(|_| !touch.is_whole) {
             Some(known) => {
                 known.update(network, rows, touch);
                 known
@@ -101,14 +112,18 @@ impl ClusterFilters {
 
 impl Followed {
     fn new(policy: &Policy, mode: FilterMode, network: &Network, rows: EndpointRows<'_>) -> Self {
-        let filter = NetworkFilter::new(policy, &network.name, mode);
-        let mut new = Self { name: network.name.clone(), filter, labels: BTreeMap::new() };
+        let mut filter = NetworkFilter::new(policy, &network.name, mode);
+        let links = links(network);
+        filter.set_links(kind(&links));
+        let name = network.name.clone();
+        let mut new = Self { name, filter, links, labels: BTreeMap::new() };
         if !new.is_open() {
             new.labels = labels(network, rows);
             new.filter.set_nodes(nodes(network, rows));
             for endpoint in rows.of(network.id) {
                 new.replace(endpoint.id, network, rows);
             }
+            new.replace_linked(rows);
         }
 
         new
@@ -128,10 +143,48 @@ impl Followed {
             for id in ids {
                 self.replace(id, network, rows);
             }
+            self.replace_linked(rows);
         }
         for &id in touch.endpoints {
             self.replace(id, network, rows);
         }
+        for &(of, id) in touch.linked {
+            let link = self.links.iter().find(|(linked, _)| *linked == of).copied();
+            if let Some((_, access)) = link {
+                self.replace_beyond(access, of, id, rows);
+            }
+        }
+    }
+
+    /// Takes all endpoints of linked networks over.
+    fn replace_linked(&mut self, rows: EndpointRows<'_>) {
+        for (network, access) in self.links.clone() {
+            for endpoint in rows.of(network) {
+                self.replace_beyond(access, network, endpoint.id, rows);
+            }
+        }
+    }
+
+    fn replace_beyond(
+        &mut self,
+        access: LinkAccess,
+        network: NetworkId,
+        id: EndpointId,
+        rows: EndpointRows<'_>,
+    ) {
+        let link = self.link_name(network, rows);
+        let endpoint = rows.find(network, id).map(|endpoint| PolicyEndpoint {
+            // Its own row may not be seen here.
+            network: link,
+            ..PolicyEndpoint::of(endpoint, rows.view)
+        });
+        self.filter.replace((network, id), Some(access), endpoint.as_ref());
+    }
+
+    fn link_name(&self, network: NetworkId, rows: EndpointRows<'_>) -> Option<Name> {
+        let own = rows.view.network_named(&self.name)?;
+
+        own.link_with(network).map(|link| link.name.clone())
     }
 
     fn replace(&mut self, id: EndpointId, network: &Network, rows: EndpointRows<'_>) {
@@ -140,7 +193,7 @@ impl Followed {
             self.labels.entry(node.id).or_insert_with(|| node.labels.clone());
         }
         let endpoint = endpoint.map(|endpoint| PolicyEndpoint::of(endpoint, rows.view));
-        self.filter.replace(id, endpoint.as_ref());
+        self.filter.replace((network.id, id), None, endpoint.as_ref());
     }
 
     fn is_open(&self) -> bool {
@@ -154,6 +207,20 @@ impl Followed {
             FilterDesired::Filter(Arc::clone(self.filter.filter()))
         }
     }
+}
+
+/// Lists the networks that a network is linked with, and what passes between.
+fn links(network: &Network) -> Vec<(NetworkId, LinkAccess)> {
+    network.settings.links.iter().map(|link| (link.network, link.access)).collect()
+}
+
+fn kind(links: &[(NetworkId, LinkAccess)]) -> FilterLinks {
+    let one = |(_, access): &(NetworkId, LinkAccess)| match access {
+        LinkAccess::Defaults => FilterLinks::Open,
+        LinkAccess::PolicyOnly => FilterLinks::Closed,
+    };
+
+    links.iter().map(one).max().unwrap_or_default()
 }
 
 /// Lists the labels of the nodes that have endpoints in a network.

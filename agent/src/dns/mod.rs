@@ -39,6 +39,8 @@ mod testing;
 pub(crate) use counts::DnsCounts;
 pub(crate) use interceptor::{DnsInterceptor, NameSource};
 pub use names::{Asker, Names};
+#[cfg(test)]
+pub(crate) use names::{Meaning, RecordKind};
 pub(crate) use names::{Scopes, reserved, scopes};
 pub(crate) use network_names::NetworkNames;
 pub(crate) use outside::ReservedLabels;

@@ -85,7 +85,7 @@ impl Names {
     {
         let of = |network: &Network| {
             let endpoints = view.endpoints_of(network.id).map(Cow::Borrowed);
-            Arc::new(NetworkNames::new(network, endpoints, &view.nodes))
+            Arc::new(NetworkNames::new(network, true, endpoints, &view.nodes))
         };
         let networks = view.networks.values().map(|network| (network.id, of(network))).collect();
         let of_sandbox =
@@ -110,13 +110,14 @@ impl Names {
     pub fn find(&self, name: &str) -> Vec<(NetworkId, IpAddr)> {
         let name = name.to_ascii_lowercase();
         let labels: Vec<&str> = name.trim_end_matches('.').split('.').collect();
-        let named = self.networks.values().any(|network| network.is_named_by(&labels));
+        let mut here = self.networks.values().filter(|network| network.is_here);
+        let named = here.any(|network| network.is_named_by(&labels));
         let in_network = |(&id, network): (&NetworkId, &Arc<NetworkNames>)| {
             let addresses = network.addresses(&labels).unwrap_or_default();
             addresses.into_iter().map(move |address| (id, address))
         };
-        let asked =
-            self.networks.iter().filter(|(_, network)| !named || network.is_named_by(&labels));
+        let asked = self.networks.iter().filter(|(_, network)| network.is_here);
+        let asked = asked.filter(|(_, network)| !named || network.is_named_by(&labels));
 
         asked.flat_map(in_network).collect()
     }
@@ -131,19 +132,24 @@ impl Names {
         seed: u64,
     ) -> Meaning {
         let scope = self.scope(asker);
+        let linked = self.linked(&scope);
         if let Some(address) = arpa_address(labels) {
             let is_ours = self.networks.values().any(|network| network.contains(address));
-            return match reverse(&scope, address, kind) {
+            let reached: Vec<_> = scope.iter().copied().chain(linked).collect();
+            return match reverse(&reached, address, kind) {
                 Some(meaning) => meaning,
                 // No other resolver is asked about addresses of the overlay.
                 None if is_ours => Meaning::Nowhere,
                 None => self.outside(asker, &scope, labels, kind),
             };
         }
+        // Of linked networks, only what ends in their name is found.
+        let linked = linked.into_iter().filter(|network| network.is_named_by(labels));
+        let reached: Vec<_> = scope.iter().copied().chain(linked).collect();
         // What ends in the name of a network is that network's alone: no alias in another one
         // stands for it.
-        let named = scope.iter().any(|network| network.is_named_by(labels));
-        let asked = scope.iter().filter(|network| !named || network.is_named_by(labels));
+        let named = reached.iter().any(|network| network.is_named_by(labels));
+        let asked = reached.iter().filter(|network| !named || network.is_named_by(labels));
         let known: Vec<Vec<IpAddr>> =
             asked.filter_map(|network| network.addresses(labels)).collect();
         if known.is_empty() {
@@ -195,6 +201,14 @@ impl Names {
         self.scopes.contains_key(&(network, source))
     }
 
+    /// Lists the networks that are linked with these, and none of them.
+    fn linked(&self, scope: &[&NetworkNames]) -> Vec<&NetworkNames> {
+        let links: BTreeSet<_> = scope.iter().flat_map(|network| network.links()).collect();
+        let linked = links.into_iter().filter_map(|id| self.networks.get(id).map(Arc::as_ref));
+
+        linked.filter(|other| !scope.iter().any(|network| std::ptr::eq(*network, *other))).collect()
+    }
+
     /// Lists the networks that a client is on. An unknown client is on the network that it asks in:
     /// its packets got there.
     fn scope(&self, asker: Asker<'_>) -> Vec<&NetworkNames> {
@@ -211,9 +225,13 @@ impl Names {
     }
 }
 
-/// Collects what names end in that are the overlay's: the names of its networks and hosts.
+/// Collects what names end in that are the overlay's: the names of its networks, of those that they
+/// are linked with, and of hosts.
 pub(crate) fn reserved(view: &View) -> ReservedLabels {
-    let networks = view.networks.values().map(|network| network.name.as_str());
+    let networks = view.networks.values().flat_map(|network| {
+        let links = network.settings.links.iter().map(|link| link.name.as_str());
+        links.chain([network.name.as_str()])
+    });
     let hosts = view.nodes.values().map(|node| node.name.as_str());
 
     ReservedLabels::new(networks.chain(hosts))

@@ -68,6 +68,34 @@ fn a_name_of_several_labels_is_answered_with_and_without_its_network() {
     }
 }
 
+#[test]
+fn what_is_on_a_linked_network_is_found_with_its_name_and_by_address_alone() {
+    let apart = world().names();
+    let linked = world().with_network(3, "grey", "10.3.0.0/16").with_link(1, 2).with_link(2, 3);
+    let linked = linked.with_endpoint(3, 9, "far", &[], &["10.3.0.2"]).names();
+    let solo = asker(1, "10.1.0.3");
+    let ask = |names: &Names, name: &str| {
+        names.meaning(solo, &name.split('.').collect::<Vec<_>>(), RecordKind::A, 0)
+    };
+
+    assert_eq!(ask(&apart, "other.red"), Meaning::Elsewhere);
+    assert_eq!(ask(&linked, "other.red"), addresses(&["10.2.0.4"]));
+    assert_eq!(ask(&linked, "both.red"), addresses(&["10.2.0.2"]));
+    assert_eq!(ask(&linked, "both"), addresses(&["10.1.0.2"]), "short names are the own network's");
+    for name in ["other", "000000000004", "far"] {
+        assert_eq!(ask(&linked, name), Meaning::Nowhere, "{name}");
+    }
+    for name in ["nobody.red", "far.grey"] {
+        assert_eq!(ask(&linked, name), Meaning::Elsewhere, "{name}");
+    }
+    let arpa = ["4", "0", "2", "10", "in-addr", "arpa"];
+    assert_eq!(
+        linked.meaning(solo, &arpa, RecordKind::Ptr, 0),
+        Meaning::Names(vec!["other.red".to_owned()])
+    );
+    assert_eq!(apart.meaning(solo, &arpa, RecordKind::Ptr, 0), Meaning::Nowhere);
+}
+
 /// `web` on host 1 came first: the one on host 2 is
 /// found by its alias, its id and with its host, whatever others claim.
 #[test]

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use overlay_core::{Alias, Endpoint, EndpointId, Network, Node, NodeId};
+use overlay_core::{Alias, Endpoint, EndpointId, Network, NetworkId, Node, NodeId};
 
 use super::shards::Shards;
 
@@ -17,6 +17,10 @@ pub(crate) struct NetworkNames {
     /// Whether its containers have no access to anything else (`--internal`).
     pub(super) is_internal: bool,
     prefixes: Vec<IpNet>,
+    /// The networks that it is linked with.
+    links: Vec<NetworkId>,
+    /// Whether this node is in it, and not just in one that is linked with it.
+    pub(super) is_here: bool,
     endpoints: Shards<EndpointId, Option<Arc<Named>>>,
     by_name: Shards<String, Vec<IpAddr>>,
     /// The same with the name of their host at the end, also those whose names belong to others.
@@ -41,9 +45,11 @@ struct OnHost {
 }
 
 impl NetworkNames {
-    /// Collects the names of a network's endpoints on these hosts.
+    /// Collects the names of a network's endpoints on these hosts. `is_here` says whether this node
+    /// is in it.
     pub(crate) fn new<'a>(
         network: &Network,
+        is_here: bool,
         endpoints: impl Iterator<Item = Cow<'a, Endpoint>>,
         hosts: &BTreeMap<NodeId, Node>,
     ) -> Self {
@@ -51,6 +57,8 @@ impl NetworkNames {
             name: network.name.to_string(),
             is_internal: network.settings.internal,
             prefixes: prefixes(network),
+            links: links(network),
+            is_here,
             ..Self::default()
         };
         for endpoint in endpoints {
@@ -61,10 +69,17 @@ impl NetworkNames {
     }
 
     /// Tells whether these are the names of a network as it is described now.
-    pub(crate) fn is_of(&self, network: &Network) -> bool {
+    pub(crate) fn is_of(&self, network: &Network, is_here: bool) -> bool {
         self.name == network.name.as_str()
             && self.is_internal == network.settings.internal
             && self.prefixes == prefixes(network)
+            && self.links == links(network)
+            && self.is_here == is_here
+    }
+
+    /// Lists the networks that it is linked with.
+    pub(super) fn links(&self) -> &[NetworkId] {
+        &self.links
     }
 
     pub(super) fn contains(&self, address: IpAddr) -> bool {
@@ -230,4 +245,8 @@ fn own_name(endpoint: &Endpoint) -> String {
 
 fn prefixes(network: &Network) -> Vec<IpNet> {
     std::iter::once(IpNet::V4(network.prefix)).chain(network.prefix6.map(IpNet::V6)).collect()
+}
+
+fn links(network: &Network) -> Vec<NetworkId> {
+    network.settings.links.iter().map(|link| link.network).collect()
 }

@@ -8,7 +8,9 @@ use hickory_proto::op::{Message, MessageType, OpCode, Query};
 use hickory_proto::rr::{Name, RecordType};
 use overlay_core::network::NetworkMode;
 use overlay_core::view::{Change, View};
-use overlay_core::{Endpoint, EndpointId, Network, NetworkId, Node, NodeId, Role, Runtime};
+use overlay_core::{
+    Endpoint, EndpointId, LinkAccess, Network, NetworkId, NetworkLink, Node, NodeId, Role, Runtime,
+};
 
 use super::answer::{Disposition, Transport, judge};
 use super::names::{Asker, Names};
@@ -73,6 +75,26 @@ impl World {
             settings: overlay_core::NetworkSettings::default(),
             creator: None,
         }));
+
+        self
+    }
+
+    pub(crate) fn with_link(mut self, one: u64, other: u64) -> Self {
+        for (from, to) in
+            [(one, other), (other, one)].map(|(a, b)| (Self::network(a), Self::network(b)))
+        {
+            let other = &self.view.networks[&to];
+            let link = NetworkLink {
+                network: to,
+                name: other.name.clone(),
+                prefix: other.prefix,
+                prefix6: other.prefix6,
+                access: LinkAccess::Defaults,
+                gateways: Vec::new(),
+            };
+            let network = self.view.networks.get_mut(&from).expect("it is there");
+            network.settings.links.push(link);
+        }
 
         self
     }

@@ -34,6 +34,7 @@ fn engine(own: u8, other: u8, now: Instant) -> Engine {
         private_key: private(own),
         peers: Arc::new(vec![Arc::new(peer)]),
         local: vec![prefix(own)],
+        links: Arc::default(),
         mtu: 1408,
     };
     engine.publish(

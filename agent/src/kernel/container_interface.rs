@@ -9,11 +9,12 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 use overlay_core::{EndpointId, NetworkId};
 
-use super::converge::{Namespace, converge};
+use super::converge::{Kernel, Namespace, converge, perform_all};
 use super::error::KernelError;
 use super::namespace_desired::host_ifname;
 use super::netlink::{Netlink, VethPeer};
 use super::netns::{Netns, Pins};
+use super::plan::plan;
 use super::reconcile_report::ReconcileReport;
 use super::sysctl;
 use super::tables::{
@@ -93,6 +94,50 @@ pub(super) async fn make_again(
         errors: round.errors,
         ..ReconcileReport::default()
     })
+}
+
+/// Adds the routes to linked networks to an interface, by the gateways that it has, and takes those
+/// away that are none any more; all others are the engine's. Does nothing in a container that is
+/// gone.
+pub(super) async fn lead_to_linked(
+    inside: &ContainerInterface,
+    linked: &[IpNet],
+    report: &mut ReconcileReport,
+) -> Result<(), KernelError> {
+    let netns = match open(&inside.netns) {
+        Err(KernelError::SandboxGone { .. }) => return Ok(()),
+        opened => opened?,
+    };
+    let mut within = Netlink::open(&netns).await?;
+    if within.link(&inside.ifname).await?.is_none() {
+        return Ok(());
+    }
+    let of_family = |prefix: &IpNet| {
+        let gateways = inside.routes.iter().filter_map(|(_, gateway)| *gateway);
+        gateways.into_iter().find(|gateway| gateway.is_ipv4() == prefix.addr().is_ipv4())
+    };
+    let route = |prefix: &IpNet| {
+        let hop = Hop::Via(inside.ifname.clone(), of_family(prefix)?);
+        Some((RouteKey::ours(*prefix), hop))
+    };
+    let tables = Desired {
+        scope: Scope::Sandbox { link: inside.ifname.clone() },
+        sysctls: [].into(),
+        rules: [].into(),
+        links: [].into(),
+        addresses: [].into(),
+        routes: linked.iter().filter_map(route).collect(),
+    };
+    let mut kernel = Namespace { netns: &netns, netlink: &mut within };
+    let is_engines = |key: &RouteKey| inside.routes.iter().any(|(prefix, _)| *prefix == key.prefix);
+    let mut steps = plan(&tables, &kernel.list(&tables).await?);
+    // Nothing else is wanted, so nothing else is planned.
+    steps.retain(|step| if let Step::RemoveRoute(key) = step { !is_engines(key) } else { true });
+    let performed = perform_all(&mut kernel, steps).await;
+    report.steps.extend(performed.steps);
+    report.errors.extend(performed.errors);
+
+    Ok(())
 }
 
 fn open(path: &Path) -> Result<Netns, KernelError> {

@@ -9,9 +9,9 @@
 //!
 //! This folder holds the agent's privileged code. Which networks and endpoints there are is decided
 //! elsewhere, and packets are moved elsewhere. How a process with no memory knows what is ours:
-//! pins are named `ovn-<network>`, interfaces `ov<endpoint>` and `ovt`, routes and rules carry
-//! [`tables::ROUTE_PROTOCOL`]; an nftables table belongs to the socket that made it, but that of a
-//! policy, which is known by its name in a namespace of ours.
+//! pins are named `ovn-<network>`, interfaces `ov<endpoint>`, `ovl<network>` and `ovt`, routes and
+//! rules carry [`tables::ROUTE_PROTOCOL`]; an nftables table belongs to the socket that made it, but
+//! that of a policy, which is known by its name in a namespace of ours.
 
 pub mod code_pages;
 pub mod container_interface;
@@ -50,7 +50,9 @@ pub use container_interface::ContainerInterface;
 pub use error::KernelError;
 pub use mounts::MountEvents;
 pub use namespace::NetworkNamespace;
-pub use namespace_desired::{InterfaceDesired, NamespaceDesired, TunDesired, VethDesired};
+pub use namespace_desired::{
+    InterfaceDesired, JoinDesired, NamespaceDesired, TunDesired, VethDesired,
+};
 pub use netlink::{ChangeScope, Changes, NamespaceEvents, OwnPort, Subscription};
 pub use netns::{Netns, Pins};
 pub use process_exits::ProcessExits;

@@ -1,5 +1,6 @@
 //! A network's namespace on this node: pin, TUN and tables, owned by one value.
 
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,9 +10,10 @@ use super::converge::{self, Namespace};
 use super::error::KernelError;
 use super::lock::Lock;
 use super::namespace_desired::{
-    InterfaceDesired, NamespaceDesired, TUN_NAME, TunDesired, endpoint_of, host_ifname,
+    InterfaceDesired, JoinDesired, NamespaceDesired, TUN_NAME, TunDesired, endpoint_of,
+    host_ifname, join_ifname, joined_by,
 };
-use super::netlink::{Netlink, OwnPort};
+use super::netlink::{Netlink, OwnPort, VethPeer};
 use super::netns::{Netns, Pins};
 use super::nft::Enforcement;
 use super::reconcile_report::ReconcileReport;
@@ -128,6 +130,9 @@ impl NetworkNamespace {
         self.restore_netlink().await?;
         self.restore_pin(&mut report);
         self.restore_interface(desired.interface, &mut report).await?;
+        for (other, join) in &desired.joins {
+            self.restore_join(*other, join, desired.interface.mtu(), &mut report).await?;
+        }
 
         let mut kernel = Namespace { netns: &self.netns, netlink: &mut self.netlink };
         let round = converge::converge(&mut kernel, &desired.tables()).await?;
@@ -256,6 +261,38 @@ impl NetworkNamespace {
         }
     }
 
+    /// Makes the veth pair to the namespace of a linked network, if that is there: whichever of the
+    /// two comes second makes it, and the other one hears of it.
+    async fn restore_join(
+        &mut self,
+        other: NetworkId,
+        join: &JoinDesired,
+        mtu: u32,
+        report: &mut ReconcileReport,
+    ) -> Result<(), KernelError> {
+        let (near, far) = (join_ifname(other), join_ifname(self.network));
+        if self.netlink.link(&near).await?.is_some() {
+            return Ok(());
+        }
+        let Some(netns) = self.pins.open(other)? else { return Ok(()) };
+        let mac = sandbox::mac_of(&[join.gateway.into()]);
+        let peer = || VethPeer { netns: netns.as_fd(), name: &far, mac };
+        let mut made = self.netlink.add_veth(&near, mtu, 0, peer()).await;
+        if made.is_err() && self.netlink.link(&near).await?.is_none() {
+            // What has the name over there leads to a namespace that was this network's before.
+            Netlink::open(&netns).await?.remove_link(&far).await?;
+            made = self.netlink.add_veth(&near, mtu, 0, peer()).await;
+        }
+        match made {
+            Ok(()) => report.steps.push(Step::MakeVeth(near)),
+            // The other namespace's worker was faster.
+            Err(_) if self.netlink.link(&near).await?.is_some() => {}
+            Err(error) => report.errors.push(error),
+        }
+
+        Ok(())
+    }
+
     async fn restore_interface(
         &mut self,
         desired: InterfaceDesired,
@@ -327,7 +364,10 @@ async fn empty(netlink: &mut Netlink) -> Result<(), KernelError> {
     let links = netlink.links().await?;
     let mut result = Ok(());
 
-    for name in links.keys().filter(|name| *name == TUN_NAME || endpoint_of(name).is_some()) {
+    let is_ours = |name: &&String| {
+        *name == TUN_NAME || endpoint_of(name).is_some() || joined_by(name).is_some()
+    };
+    for name in links.keys().filter(is_ours) {
         result = result.and(netlink.remove_link(name).await);
     }
 

@@ -1,7 +1,7 @@
 //! What a network's namespace must contain, computed from a few facts. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv6Net};
 use overlay_core::{EndpointId, NetworkId};
@@ -18,8 +18,13 @@ pub const TUN_QUEUE_LEN: u32 = 4000;
 /// The IPv6 gateway on each veth: link-local, because IPv6 answers only for addresses of the link
 /// that was asked.
 pub const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+/// The same of the second end of a veth pair between two networks.
+pub(crate) const JOINED_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2);
 /// The first letters of our interface names.
 const VETH_PREFIX: &str = "ov";
+
+/// The first letters of interfaces to linked networks.
+pub(crate) const JOIN_PREFIX: &str = "ovl";
 
 /// Rules before this one let a packet pass; this one drops what is left.
 const RULE_PASS: u32 = 100;
@@ -70,6 +75,15 @@ pub struct VethDesired {
     pub gateway6: Option<Ipv6Addr>,
 }
 
+/// The veth pair between the namespaces of two linked networks on a host that is in both.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JoinDesired {
+    /// The other network's prefixes.
+    pub prefixes: Vec<IpNet>,
+    /// The other network's gateway, the next hop; for IPv6 that is a link-local address.
+    pub gateway: Ipv4Addr,
+}
+
 /// What a network's namespace on this node must contain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamespaceDesired {
@@ -83,6 +97,11 @@ pub struct NamespaceDesired {
     pub node: BTreeSet<IpAddr>,
     /// The endpoints on this node.
     pub endpoints: BTreeMap<EndpointId, VethDesired>,
+    /// The linked networks that are reached here, and not through another node.
+    pub joins: BTreeMap<NetworkId, JoinDesired>,
+    /// The prefixes of all linked networks that are reached, here or through another node: packets
+    /// may go there.
+    pub linked: BTreeSet<IpNet>,
     /// Other endpoints whose veths stay as they are.
     pub strays: Strays,
     /// What is reached through the TUN: other nodes' blocks and single moved addresses. A local
@@ -105,6 +124,22 @@ pub fn engine_ifname(endpoint: EndpointId) -> String {
     format!("{VETH_PREFIX}c{endpoint}")
 }
 
+/// Returns the name of a network's end of the veth pair to a linked network.
+pub fn join_ifname(other: NetworkId) -> String {
+    format!("{JOIN_PREFIX}{other}")
+}
+
+/// Returns the link-local address of a network's end of the veth pair to another one: neighbours
+/// are asked for from such an address alone.
+fn join_address6(network: NetworkId, other: NetworkId) -> Ipv6Addr {
+    if network < other { GATEWAY_V6 } else { JOINED_V6 }
+}
+
+/// Returns the linked network whose veth pair has this name, if the name is one that we give.
+pub fn joined_by(ifname: &str) -> Option<NetworkId> {
+    ifname.strip_prefix(JOIN_PREFIX)?.parse().ok()
+}
+
 /// Returns the endpoint whose veth has this name, if the name is one that we give.
 pub fn endpoint_of(ifname: &str) -> Option<EndpointId> {
     ifname.strip_prefix(VETH_PREFIX)?.parse().ok()
@@ -121,14 +156,19 @@ impl NamespaceDesired {
     /// Computes the tables that the namespace must contain.
     pub fn tables(&self) -> Desired {
         let veths = || self.endpoints.keys().map(|&id| host_ifname(id));
+        let joins = self.joins.keys().map(|&id| join_ifname(id));
+        let mut sysctls = sysctl::of_network(
+            self.ipv6(),
+            self.forwards,
+            veths().chain(joins).chain([TUN_NAME.to_owned()]),
+        );
+        if !self.joins.is_empty() {
+            sysctls.extend(sysctl::of_shared_tun(TUN_NAME));
+        }
 
         Desired {
             scope: Scope::Network { strays: self.strays.clone() },
-            sysctls: sysctl::of_network(
-                self.ipv6(),
-                self.forwards,
-                veths().chain([TUN_NAME.to_owned()]),
-            ),
+            sysctls,
             rules: if self.ipv6() { self.rules() } else { BTreeSet::new() },
             links: self.links(),
             addresses: self.addresses(),
@@ -142,9 +182,13 @@ impl NamespaceDesired {
             (host_ifname(id), LinkDesired { mtu: Some(veth.mtu), queue_len: None })
         });
 
+        let join = LinkDesired { mtu: Some(self.interface.mtu()), queue_len: None };
+        let joins = self.joins.keys().map(|&id| (join_ifname(id), join));
+
         [("lo".to_owned(), LinkDesired::default()), (TUN_NAME.to_owned(), tun)]
             .into_iter()
             .chain(veths)
+            .chain(joins)
             .collect()
     }
 
@@ -163,7 +207,18 @@ impl NamespaceDesired {
         };
         let asked = self.endpoints.iter().filter_map(asked);
 
-        gateways.chain(node).chain(veths).chain(asked).filter(|a| self.speaks(&a.address)).collect()
+        let joins = self.joins.keys().filter(|_| self.ipv6()).map(|&id| {
+            let own = Ipv6Net::new_assert(join_address6(self.network, id), 64);
+            on(&join_ifname(id), IpNet::V6(own))
+        });
+
+        gateways
+            .chain(node)
+            .chain(veths)
+            .chain(asked)
+            .chain(joins)
+            .filter(|a| self.speaks(&a.address))
+            .collect()
     }
 
     fn routes(&self) -> BTreeMap<RouteKey, Hop> {
@@ -178,8 +233,27 @@ impl NamespaceDesired {
             veth.addresses.iter().map(move |&ip| (RouteKey::ours(IpNet::from(ip)), hop.clone()))
         });
 
+        let joins = self.joins.iter().flat_map(|(&id, join)| {
+            let link = move || join_ifname(id);
+            let gateway = IpAddr::V4(join.gateway);
+            let direct = (RouteKey::ours(IpNet::from(gateway)), Hop::Link(link()));
+            let via = join.prefixes.iter().map(move |&prefix| {
+                let hop = match prefix {
+                    IpNet::V4(_) => gateway,
+                    IpNet::V6(_) => IpAddr::V6(join_address6(id, self.network)),
+                };
+                (RouteKey::ours(prefix), Hop::Via(link(), hop))
+            });
+            std::iter::once(direct).chain(via)
+        });
+
         // Later entries win: a single-address prefix of ours beats what others say about it.
-        unreachable.chain(remote).chain(local).filter(|(key, _)| self.speaks(&key.prefix)).collect()
+        unreachable
+            .chain(remote)
+            .chain(joins)
+            .chain(local)
+            .filter(|(key, _)| self.speaks(&key.prefix))
+            .collect()
     }
 
     /// Pins every endpoint's IPv6 source address to its veth; IPv4 has strict `rp_filter` for that.
@@ -206,6 +280,8 @@ impl NamespaceDesired {
         });
         let plain = |priority, action| Rule { priority, iif: None, from: None, action };
 
+        let joins = self.joins.keys().map(|&id| pass(&join_ifname(id)));
+
         [
             pass("lo"),
             pass(TUN_NAME),
@@ -217,6 +293,7 @@ impl NamespaceDesired {
         ]
         .into_iter()
         .chain(pins)
+        .chain(joins)
         .collect()
     }
 

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 
-use super::namespace_desired::endpoint_of;
+use super::namespace_desired::{endpoint_of, joined_by};
 use super::nft::ruleset::{Ruleset, Transaction};
 use super::tables::{
     Actual, Address, Desired, Hop, LinkChange, LinkDesired, LinkState, Route, RouteKey, Scope, Step,
@@ -151,7 +151,7 @@ fn unwanted_links(desired: &Desired, actual: &Actual) -> BTreeSet<String> {
             .links
             .keys()
             .filter(|&link| {
-                endpoint_of(link).is_some()
+                (endpoint_of(link).is_some() || joined_by(link).is_some())
                     && !desired.links.contains_key(link)
                     && !is_stray(desired, link)
             })

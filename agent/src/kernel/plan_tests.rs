@@ -53,6 +53,8 @@ fn desired() -> impl Strategy<Value = NamespaceDesired> {
                         )
                     })
                     .collect(),
+                joins: BTreeMap::new(),
+                linked: BTreeSet::new(),
                 strays: Strays::default(),
                 forwards: true,
                 remote: remote.into_iter().flat_map(both).map(IpNet::from).collect(),
@@ -232,6 +234,7 @@ fn sandbox(n: u8) -> SandboxDesired {
             .iter()
             .map(|p| p.parse().expect("a prefix"))
             .collect(),
+        linked: Vec::new(),
         mtu: 1408,
         owner: InterfaceOwner::Agent,
         mac: None,
@@ -249,6 +252,8 @@ fn one_endpoint() -> NamespaceDesired {
             VethDesired { addresses: vec![v4(1), v6(1)], mtu: 1408, gateway6: None },
         )]
         .into(),
+        joins: BTreeMap::new(),
+        linked: BTreeSet::new(),
         strays: Strays::default(),
         forwards: true,
         remote: [IpNet::from(v4(1))].into(),

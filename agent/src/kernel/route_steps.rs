@@ -20,6 +20,9 @@ impl NamespaceDesired {
             gateways,
             node,
             endpoints,
+            joins,
+            // For the guard alone.
+            linked: _,
             strays,
             remote,
             unreachable,
@@ -30,6 +33,7 @@ impl NamespaceDesired {
             && *gateways == held.gateways
             && *node == held.node
             && *endpoints == held.endpoints
+            && *joins == held.joins
             && *strays == held.strays
             && *forwards == held.forwards
             && self.ipv6() == held.ipv6();
@@ -96,6 +100,8 @@ mod tests {
             interface: InterfaceDesired::Tun(TunDesired { mtu: 1408, queues: 1 }),
             gateways: BTreeSet::new(),
             node: BTreeSet::new(),
+            joins: BTreeMap::new(),
+            linked: BTreeSet::new(),
             endpoints: BTreeMap::from([(EndpointId::from_random(1), veth)]),
             strays: Strays::default(),
             forwards: true,

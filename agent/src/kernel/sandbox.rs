@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
-use super::container_interface::{ContainerInterface, make_again};
+use super::container_interface::{ContainerInterface, lead_to_linked, make_again};
 use super::converge::{Kernel, Namespace, converge};
 use super::error::KernelError;
 use super::namespace_desired::GATEWAY_V6;
@@ -43,6 +43,8 @@ pub struct SandboxDesired {
     pub gateway: Option<Ipv4Addr>,
     /// The network's prefixes; no default route is made.
     pub prefixes: Vec<IpNet>,
+    /// The prefixes of linked networks, which are reached by the same gateway.
+    pub linked: Vec<IpNet>,
     /// In bytes.
     pub mtu: u32,
     /// Who looks after the interface.
@@ -92,7 +94,7 @@ impl SandboxDesired {
         let link = || self.ifname.clone();
         let gateway =
             self.gateway.map(|ip| on_link(Hop::Link(link()), IpNet::from(IpAddr::V4(ip))));
-        let prefixes = self.prefixes.iter().filter_map(|&prefix| {
+        let prefixes = self.prefixes.iter().chain(&self.linked).filter_map(|&prefix| {
             let gateway = match prefix {
                 IpNet::V4(_) => IpAddr::V4(self.gateway?),
                 IpNet::V6(_) if self.ipv6() => IpAddr::V6(GATEWAY_V6),
@@ -226,11 +228,19 @@ async fn hand_over(
     let mut report = ReconcileReport::default();
     match network.link(name).await? {
         Some(link) if link.group == UNFINISHED => network.remove_link(name).await?,
-        Some(_) => return Ok(report),
+        Some(_) => {
+            if let Some(inside) = inside {
+                lead_to_linked(inside, &desired.linked, &mut report).await?;
+            }
+            return Ok(report);
+        }
         None => {}
     }
     if let Some(inside) = inside {
-        return make_again(network, name, (desired.mac(), desired.mtu), inside).await;
+        let mac_and_mtu = (desired.mac(), desired.mtu);
+        let mut report = make_again(network, name, mac_and_mtu, inside).await?;
+        lead_to_linked(inside, &desired.linked, &mut report).await?;
+        return Ok(report);
     }
     if joined {
         return Err(KernelError::SandboxGone { path: desired.netns.clone() });

@@ -114,6 +114,13 @@ pub(crate) fn of_network(
     all
 }
 
+/// Lists what the TUN must have where a linked network is reached both through it and by a veth
+/// pair: answers come by either, so a source need only be reached at all. Who may send from which
+/// address through the TUN is checked before.
+pub(crate) fn of_shared_tun(link: &str) -> impl Iterator<Item = (Sysctl, String)> {
+    of_link("ipv4", link, &[("rp_filter", "2")])
+}
+
 /// Lists what the endpoint's interface in a sandbox must have.
 pub(crate) fn of_sandbox(ipv6: bool, link: &str) -> BTreeMap<Sysctl, String> {
     let keys = if ipv6 { SANDBOX_V6 } else { &[] };

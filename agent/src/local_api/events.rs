@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use overlay_core::policy::{ClusterPolicy, FilterMode};
-use overlay_core::{Endpoint, NetworkId, NodeId, View};
+use overlay_core::{Endpoint, Name, NetworkId, NodeId, View};
 use overlay_proto::{Refusal, v1};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
@@ -162,7 +162,10 @@ fn node_name(id: NodeId, view: &View) -> String {
 }
 
 fn network_name(id: NetworkId, view: &View) -> String {
-    view.networks.get(&id).map_or_else(|| id.to_string(), |network| network.name.to_string())
+    let link = || view.networks.values().find_map(|network| network.link_with(id));
+    let name = view.networks.get(&id).map(|network| &network.name);
+
+    name.or_else(|| link().map(|link| &link.name)).map_or_else(|| id.to_string(), Name::to_string)
 }
 
 fn node_event(kind: v1::EventKind, id: NodeId, view: &View) -> v1::Event {

@@ -10,13 +10,17 @@ use crate::endpoint::request::require_network;
 /// Lists all networks; members and endpoints only of those this node is in.
 pub(super) fn networks(view: &View, own: NodeId) -> v1::ListNetworksResponse {
     let name = |node: &NodeId| view.nodes.get(node).map(|node| node.name.to_string());
-    let live = |id| view.endpoints_of(id).filter(|endpoint| !endpoint.is_stopped()).count();
+    let is_in = |id| view.member(id, own).is_some();
+    let live = |id| {
+        let endpoints = view.endpoints_of(id).filter(|endpoint| !endpoint.is_stopped());
+        endpoints.filter(|_| is_in(id)).count()
+    };
     let networks = view.networks.values().map(|network| v1::NetworkState {
         network: Some(network.clone().into()),
         members: view.members_of(network.id).filter_map(|member| name(&member.node)).collect(),
         endpoints: u32::try_from(live(network.id)).unwrap_or(u32::MAX),
         differences: convert::differences_of(view, network),
-        hidden: view.member(network.id, own).is_none(),
+        hidden: !is_in(network.id),
     });
 
     v1::ListNetworksResponse { networks: networks.collect() }
@@ -28,8 +32,12 @@ pub(super) fn endpoints(view: &View, network: &str) -> Result<v1::ListEndpointsR
     let network_name =
         |id| view.networks.get(&id).map(|network| network.name.to_string()).unwrap_or_default();
     let node_name = |id| view.nodes.get(&id).map(|node| node.name.to_string()).unwrap_or_default();
-    let endpoints =
-        view.endpoints.values().filter(|endpoint| only.is_none_or(|id| id == endpoint.network));
+    // Members see members; of a linked network, endpoints alone.
+    let is_in = |id| view.members_of(id).next().is_some();
+    let endpoints = view
+        .endpoints
+        .values()
+        .filter(|endpoint| only.is_none_or(|id| id == endpoint.network) && is_in(endpoint.network));
     let conflicts = Conflicts::new(view);
     let state = |endpoint: &overlay_core::Endpoint| v1::EndpointState {
         network_name: network_name(endpoint.network),
@@ -71,7 +79,9 @@ pub(super) fn nodes(view: &View, own: NodeId) -> v1::ListNodesResponse {
             view.memberships_of(node).filter_map(|member| view.networks.get(&member.network));
         names.map(|network| network.name.to_string()).collect()
     };
-    let nodes = view.nodes.values().map(|node| v1::NodeState {
+    // Of nodes in linked networks only, this node has no more to do with than their labels.
+    let is_near = |id| id == own || view.memberships_of(id).next().is_some();
+    let nodes = view.nodes.values().filter(|node| is_near(node.id)).map(|node| v1::NodeState {
         node: Some(node.clone().into()),
         online: node.id == own,
         networks: networks(node.id),

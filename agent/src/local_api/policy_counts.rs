@@ -1,8 +1,8 @@
 //! What was counted by the rules of the policy, and by the guard of each network, as the kernel has
 //! it at this moment.
 
-use overlay_core::policy::{ClusterPolicy, NetworkFilter, Policy, PolicyAction};
-use overlay_core::{Name, Network};
+use overlay_core::policy::{FilterMode, NetworkFilter, Policy, PolicyAction};
+use overlay_core::{LinkAccess, Name, Network, NetworkLink};
 use overlay_proto::{Code, Refusal, v1};
 use tokio::task::spawn_blocking;
 
@@ -15,26 +15,24 @@ use crate::problem::explain;
 /// Reads the counters of all networks of this node.
 pub(super) async fn counts(endpoints: &Endpoints) -> Result<v1::PolicyCountsResponse, Refusal> {
     let view = endpoints.memberships.local_view();
-    let parsed = view.policy.as_ref().map(|row| Policy::parse(&row.text).map(|one| (row, one)));
-    let policy = parsed.transpose().map_err(|_| {
+    let text = view.policy.as_ref().map_or("", |row| &row.text);
+    let policy = Policy::parse(text).map_err(|_| {
         let text = "this agent does not understand the live policy: upgrade it";
         Refusal::new(Code::Unsupported, text)
     })?;
+    // Without a policy, what links leave closed is refused.
+    let mode = view.policy.as_ref().map_or(FilterMode::Enforced, |row| row.mode);
     let mut networks = Vec::new();
     for member in view.memberships_of(endpoints.node()) {
         let Some(network) = view.networks.get(&member.network) else { continue };
-        let looked_at = policy.as_ref().filter(|(row, policy)| {
-            !NetworkFilter::new(policy, &network.name, row.mode).filter().is_open()
-        });
-        let mut counts = match looked_at {
-            Some((row, policy)) => {
-                let counted = read(endpoints, network).await?;
-                network_counts(policy, row, &network.name, counted.as_ref())
-            }
-            None => v1::NetworkPolicyCounts {
-                network: network.name.to_string(),
-                ..v1::NetworkPolicyCounts::default()
-            },
+        let is_open = NetworkFilter::new(&policy, &network.name, mode).filter().is_open();
+        let is_closed = |link: &NetworkLink| link.access == LinkAccess::PolicyOnly;
+        let mut counts = if is_open && !network.settings.links.iter().any(is_closed) {
+            let network = network.name.to_string();
+            v1::NetworkPolicyCounts { network, ..v1::NetworkPolicyCounts::default() }
+        } else {
+            let counted = read(endpoints, network).await?;
+            network_counts(&policy, mode, &network.name, counted.as_ref())
         };
         counts.guard = guard_counts::read(endpoints, network).await?;
         networks.push(counts);
@@ -64,7 +62,7 @@ async fn read(endpoints: &Endpoints, network: &Network) -> Result<Option<FilterC
 /// Lists the counters in the order in which packets are judged.
 fn network_counts(
     policy: &Policy,
-    row: &ClusterPolicy,
+    mode: FilterMode,
     network: &Name,
     counted: Option<&FilterCounts>,
 ) -> v1::NetworkPolicyCounts {
@@ -82,7 +80,7 @@ fn network_counts(
 
     v1::NetworkPolicyCounts {
         network: network.to_string(),
-        mode: v1::PolicyMode::from(row.mode).into(),
+        mode: v1::PolicyMode::from(mode).into(),
         in_force: counted.is_some(),
         counts: rules.chain(others).collect(),
         guard: Vec::new(),
@@ -108,8 +106,6 @@ fn policy_count(
 
 #[cfg(test)]
 mod tests {
-    use overlay_core::policy::FilterMode;
-
     use super::*;
 
     #[test]
@@ -120,7 +116,6 @@ mod tests {
                     from = \"any\"\nto = \"any\"\ndeny = \"any\"\n";
         let policy = Policy::parse(text).expect("a policy");
         let mode = FilterMode::Shadow;
-        let row = ClusterPolicy { revision: 1, mode, text: text.to_owned() };
         let name: Name = "shop".parse().expect("a name");
         let count = |packets| FilterCount { packets, bytes: packets * 100 };
         let counted = FilterCounts {
@@ -129,13 +124,13 @@ mod tests {
             ..FilterCounts::default()
         };
 
-        let counts = network_counts(&policy, &row, &name, Some(&counted));
+        let counts = network_counts(&policy, mode, &name, Some(&counted));
 
         let told: Vec<_> =
             counts.counts.iter().map(|one| (&*one.rule, one.refused, one.packets)).collect();
         let others = [("", true, 3), ("", true, 0), ("", true, 0)];
         assert_eq!(told, [[("z", false, 0), ("a", true, 2)].as_slice(), &others].concat());
         assert!(counts.in_force && counts.mode() == v1::PolicyMode::Shadow);
-        assert!(!network_counts(&policy, &row, &name, None).in_force);
+        assert!(!network_counts(&policy, mode, &name, None).in_force);
     }
 }

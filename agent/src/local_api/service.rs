@@ -225,6 +225,22 @@ impl Agent for LocalApi {
             .await
     }
 
+    async fn link_networks(
+        &self,
+        request: Request<v1::LinkNetworksRequest>,
+    ) -> Result<Response<v1::LinkNetworksResponse>, Status> {
+        self.forward(|mut client| async move { client.link_networks(request.into_inner()).await })
+            .await
+    }
+
+    async fn unlink_networks(
+        &self,
+        request: Request<v1::UnlinkNetworksRequest>,
+    ) -> Result<Response<v1::LinkNetworksResponse>, Status> {
+        self.forward(|mut client| async move { client.unlink_networks(request.into_inner()).await })
+            .await
+    }
+
     async fn remove_network(
         &self,
         request: Request<v1::RemoveNetworkRequest>,

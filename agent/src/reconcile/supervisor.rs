@@ -294,6 +294,7 @@ mod tests {
             keys: vec![[1; 32].into()],
             peers: Arc::default(),
             local: Vec::new(),
+            links: Arc::default(),
             mtu: 1408,
         };
 

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use overlay_core::{Endpoint, EndpointId, Network, NetworkId, NodeId, PrivateKey, RowKey};
+use overlay_core::{
+    Endpoint, EndpointId, Network, NetworkId, NetworkLink, NodeId, PrivateKey, RowKey, View,
+};
 
 use crate::backend::NetworkConfigs;
 use crate::desired::{
@@ -159,7 +161,8 @@ impl Wanted {
 
     /// Names the endpoints of a network.
     fn name(&mut self, network: &Network, rows: EndpointRows<'_>, touch: &Touch) {
-        let known = self.names.get(&network.id).filter(|known| known.is_of(network));
+        let is_here = rows.view.member(network.id, rows.node).is_some();
+        let known = self.names.get(&network.id).filter(|known| known.is_of(network, is_here));
         let names = match known {
             Some(known) if touch.extent < Extent::Whole => {
                 if touch.endpoints.is_empty() {
@@ -174,7 +177,7 @@ impl Wanted {
             }
             Some(_) | None => {
                 let endpoints = rows.of(network.id).map(|endpoint| rows.named(endpoint));
-                NetworkNames::new(network, endpoints, &rows.view.nodes)
+                NetworkNames::new(network, is_here, endpoints, &rows.view.nodes)
             }
         };
         self.names.insert(network.id, Arc::new(names));
@@ -190,7 +193,11 @@ impl Wanted {
     ) -> bool {
         let Some(network) = rows.view.networks.get(&id) else {
             self.forget(id);
-            self.names.remove(&id);
+            // A linked network's own row may not be seen here, but what is found there by name.
+            match link_to(rows.view, id) {
+                Some(link) => self.name(&link.to_network(), rows, touch),
+                None => drop(self.names.remove(&id)),
+            }
             return false;
         };
         self.name(network, rows, touch);
@@ -206,6 +213,7 @@ impl Wanted {
             is_whole: touch.extent == Extent::Whole,
             has_new_members: touch.extent >= Extent::Members,
             endpoints: &touch.endpoints,
+            linked: &touch.linked,
         };
         desired.filter = self.filters.update(network, rows, filter_touch);
         if self.networks.get(&id).is_none_or(|known| **known != desired) {
@@ -264,7 +272,9 @@ impl Wanted {
         let networks = &sources.membership.view.networks;
         let all = || {
             let all = networks.keys().chain(self.names.keys());
-            let whole = Touch { extent: Extent::Whole, endpoints: BTreeSet::new() };
+            let links = networks.values().flat_map(|network| &network.settings.links);
+            let all = all.chain(links.map(|link| &link.network));
+            let whole = Touch { extent: Extent::Whole, ..Touch::default() };
             Touched {
                 networks: all.map(|id| (*id, whole.clone())).collect(),
                 has_new_underlays: true,
@@ -277,13 +287,30 @@ impl Wanted {
         let mut has_new_underlays = seen.own != *sources.own;
         let mut touched: BTreeMap<NetworkId, Touch> =
             self.keyless.iter().map(|id| (*id, Touch::default())).collect();
+        let linking = linking(networks);
         for key in keys {
             match key {
-                RowKey::Network(network) | RowKey::Member(network, _) => {
+                RowKey::Network(network) => {
+                    touched.entry(network).or_default().extent = Extent::Members;
+                    // What it is linked with, and what it was.
+                    let links = networks.get(&network).map(|row| &row.settings.links);
+                    let links = links.into_iter().flatten().map(|link| link.network);
+                    let hidden = self.names.keys().filter(|id| !networks.contains_key(id));
+                    for other in links.chain(hidden.copied()) {
+                        let touch = touched.entry(other).or_default();
+                        let is_hidden = !networks.contains_key(&other);
+                        let extent = if is_hidden { Extent::Whole } else { Extent::Members };
+                        touch.extent = touch.extent.max(extent);
+                    }
+                }
+                RowKey::Member(network, _) => {
                     touched.entry(network).or_default().extent = Extent::Members;
                 }
                 RowKey::Endpoint(network, id) => {
                     touched.entry(network).or_default().endpoints.insert(id);
+                    for of in linking.get(&network).into_iter().flatten() {
+                        touched.entry(*of).or_default().linked.insert((network, id));
+                    }
                 }
                 RowKey::Node(_) => has_new_underlays = true,
                 RowKey::Policy => has_new_policy = true,
@@ -304,6 +331,9 @@ impl Wanted {
         if !Arc::ptr_eq(&seen.journal, sources.journal) {
             for (network, id) in differing(&seen.journal, sources.journal) {
                 touched.entry(network).or_default().endpoints.insert(id);
+                for of in linking.get(&network).into_iter().flatten() {
+                    touched.entry(*of).or_default().linked.insert((network, id));
+                }
             }
         }
 
@@ -327,6 +357,8 @@ struct Touch {
     extent: Extent,
     /// The endpoints that were touched, unless all were.
     endpoints: BTreeSet<EndpointId>,
+    /// The endpoints of linked networks that were.
+    linked: BTreeSet<(NetworkId, EndpointId)>,
 }
 
 /// How much of a network was touched; each includes those before.
@@ -339,6 +371,23 @@ enum Extent {
     Members,
     /// Anything.
     Whole,
+}
+
+/// Lists the networks that are linked with each.
+fn linking(networks: &BTreeMap<NetworkId, Network>) -> BTreeMap<NetworkId, Vec<NetworkId>> {
+    let mut linking: BTreeMap<NetworkId, Vec<NetworkId>> = BTreeMap::new();
+    for network in networks.values() {
+        for link in &network.settings.links {
+            linking.entry(link.network).or_default().push(network.id);
+        }
+    }
+
+    linking
+}
+
+/// Finds what a network that this node sees says of a linked one.
+fn link_to(view: &View, id: NetworkId) -> Option<&NetworkLink> {
+    view.networks.values().find_map(|network| network.link_with(id))
 }
 
 /// Lists the endpoints in which two journals differ.

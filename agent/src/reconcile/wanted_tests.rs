@@ -1,8 +1,8 @@
 use std::collections::BTreeMap;
 
 use overlay_core::{
-    Block, Change, EndpointId, Member, Network, NetworkMode, NetworkSettings, Node, Revision, Role,
-    Runtime, View,
+    Block, Change, EndpointId, LinkAccess, Member, Network, NetworkLink, NetworkMode,
+    NetworkSettings, Node, Revision, Role, Runtime, View,
 };
 
 use overlay_core::policy::{ClusterPolicy, Filter, FilterMode};
@@ -12,6 +12,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::backend::lane_tables::LaneTables;
+use crate::dns::{Asker, Meaning, RecordKind};
 use crate::kernel::TunDesired;
 use crate::kernel::nft::FilterDesired;
 use crate::state::EndpointRecord;
@@ -134,7 +135,8 @@ impl Fixture {
     /// Returns what is wanted of the kernel and what the lanes are told.
     fn said(&mut self) -> String {
         let tables = self.tables();
-        let tables: Vec<_> = tables.iter().flatten().map(|t| (t.id, &t.peers, &t.local)).collect();
+        let tables: Vec<_> =
+            tables.iter().flatten().map(|t| (t.id, &t.peers, &t.local, &t.links)).collect();
 
         format!("{:?} {tables:?}", self.wanted.networks)
     }
@@ -181,6 +183,105 @@ fn a_change_costs_the_network_that_it_touches_and_no_other() {
     )));
     assert_eq!(fixture.update(), [network(2)].into());
     assert_eq!(fixture.wanted.names().find("e9-9"), []);
+}
+
+/// The row of a network that is linked with another one.
+fn linked_row(n: u8, other: u8, gateways: &[NodeId]) -> Change {
+    let Change::Network(mut network) = row(n) else { panic!("a network") };
+    let Change::Network(other) = row(other) else { panic!("a network") };
+    network.settings.links.push(NetworkLink {
+        network: other.id,
+        name: other.name,
+        prefix: other.prefix,
+        prefix6: other.prefix6,
+        access: LinkAccess::PolicyOnly,
+        gateways: gateways.to_vec(),
+    });
+
+    Change::Network(network)
+}
+
+/// Finds a name for a container of network 1.
+fn asked(fixture: &Fixture, labels: &[&str]) -> Meaning {
+    let asker = Asker::Address { network: network(1), source: [10, 1, 255, 9].into() };
+
+    fixture.wanted.names().meaning(asker, labels, RecordKind::A, 0)
+}
+
+#[test]
+fn a_network_that_is_not_seen_is_reached_by_a_link_through_its_gateways() {
+    let mut fixture = Fixture::new();
+    let far = endpoint(9, NodeId::from_random(5), [1, 1]);
+    let prefix = "10.9.0.0/16".parse().expect("a prefix");
+    fixture.update();
+    fixture.change(linked_row(1, 9, &[NodeId::LAST]));
+    fixture.change(Change::Endpoint(far.clone()));
+
+    assert_eq!(fixture.update(), [1, 9].map(network).into());
+    let wanted = &fixture.wanted.networks()[&network(1)];
+    assert!(wanted.namespace.remote.contains(&prefix) && wanted.namespace.joins.is_empty());
+    assert_eq!(wanted.namespace.linked, [prefix].into());
+    let FilterDesired::Filter(filter) = &wanted.filter else { panic!("it is closed") };
+    assert!(filter.closed.contains(&far.addresses[0]) && filter.linked == filter.closed);
+    assert_eq!(asked(&fixture, &["e1-1", "net9"]), Meaning::Addresses(far.addresses.clone()));
+    assert_eq!(asked(&fixture, &["e1-1"]), Meaning::Nowhere);
+    let table = Arc::clone(&fixture.tables()[0][0]);
+    assert_eq!(table.links[0].gateways, [NodeId::LAST]);
+    assert!(table.links[0].prefixes == [prefix] && !table.local.contains(&prefix));
+
+    // An endpoint there touches those two networks alone; one that is gone is found no more.
+    fixture.change(Change::Removed(RowKey::Endpoint(network(9), far.id)));
+    assert_eq!(fixture.update(), [1, 9].map(network).into());
+    assert_eq!(asked(&fixture, &["e1-1", "net9"]), Meaning::Elsewhere);
+    let FilterDesired::Filter(filter) = &fixture.wanted.networks()[&network(1)].filter else {
+        panic!("it is closed")
+    };
+    assert!(filter.linked.is_empty());
+
+    fixture.change(Change::Endpoint(far.clone()));
+    fixture.update();
+    let said = fixture.said();
+    fixture.begin_anew();
+    assert_eq!(fixture.said(), said);
+    fixture.change(Change::Removed(RowKey::Endpoint(network(9), far.id)));
+    fixture.change(row(1));
+    fixture.update();
+    let wanted = &fixture.wanted.networks()[&network(1)];
+    assert_eq!(wanted.filter, FilterDesired::Open);
+    assert!(!wanted.namespace.remote.contains(&prefix) && wanted.namespace.linked.is_empty());
+    assert!(!fixture.wanted.names.contains_key(&network(9)));
+    assert!(fixture.tables()[0][0].links.is_empty());
+}
+
+#[test]
+fn a_gateway_joins_its_two_networks_and_takes_packets_for_both() {
+    let mut fixture = Fixture::new();
+    fixture.update();
+    for (n, other) in [(1, 2), (2, 1)] {
+        fixture.change(linked_row(n, other, &[ME, NodeId::LAST]));
+    }
+
+    assert_eq!(fixture.update(), [1, 2].map(network).into());
+
+    let wanted = &fixture.wanted.networks()[&network(1)].namespace;
+    let prefix = "10.2.0.0/16".parse().expect("a prefix");
+    assert_eq!(wanted.joins[&network(2)].prefixes, [prefix]);
+    assert_eq!(IpAddr::from(wanted.joins[&network(2)].gateway), IpAddr::from([10, 2, 0, 1]));
+    assert!(!wanted.remote.contains(&prefix));
+    let table = Arc::clone(&fixture.tables()[0][0]);
+    assert!(table.local.contains(&prefix));
+    assert!(table.links[0].gateways.contains(&NodeId::LAST));
+    // A container in both reaches each by its own interface.
+    let [one, two] = [1, 2].map(|n| endpoint(n, ME, [255, n + 10]));
+    fixture.attach(one.clone());
+    fixture.update();
+    let linked = |fixture: &Fixture| {
+        fixture.wanted.networks()[&network(1)].sandboxes[&one.id].linked.clone()
+    };
+    assert_eq!(linked(&fixture), [prefix]);
+    fixture.attach(two);
+    fixture.update();
+    assert_eq!(linked(&fixture), []);
 }
 
 #[test]

@@ -147,6 +147,8 @@ impl Host {
             gateways: BTreeSet::new(),
             node: BTreeSet::from([IpAddr::V4(self.address), self.address6]),
             endpoints: BTreeMap::new(),
+            joins: BTreeMap::new(),
+            linked: BTreeSet::new(),
             strays: Strays::default(),
             forwards: true,
             remote: BTreeSet::from([IpNet::from(IpAddr::V4(other)), IpNet::from(other6)]),
@@ -213,6 +215,7 @@ impl Host {
                 private_key: key.clone(),
                 peers: Arc::new(vec![Arc::new(peer)]),
                 local: self.prefixes(),
+                links: Arc::default(),
                 mtu: MTU,
             };
             Arc::new(Tables {

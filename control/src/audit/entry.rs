@@ -48,6 +48,8 @@ commands! {
     MergeRemoved = "merge-removed",
     CreateNetwork = "create-network",
     SetNetwork = "set-network",
+    LinkNetworks = "link-networks",
+    UnlinkNetworks = "unlink-networks",
     RemoveNetwork = "remove-network",
     EnterNetwork = "enter-network",
     ExitNetwork = "exit-network",
@@ -73,6 +75,8 @@ impl AuditedCommand {
             Operation::MergeRemoved(_) => Self::MergeRemoved,
             Operation::CreateNetwork(_) => Self::CreateNetwork,
             Operation::SetNetwork { .. } => Self::SetNetwork,
+            Operation::LinkNetworks { .. } => Self::LinkNetworks,
+            Operation::UnlinkNetworks { .. } => Self::UnlinkNetworks,
             Operation::RemoveNetwork { .. } => Self::RemoveNetwork,
             Operation::EnterNetwork { .. } => Self::EnterNetwork,
             Operation::ExitNetwork(_) => Self::ExitNetwork,
@@ -102,6 +106,8 @@ impl AuditedCommand {
             | Self::MergeRemoved
             | Self::CreateNetwork
             | Self::SetNetwork
+            | Self::LinkNetworks
+            | Self::UnlinkNetworks
             | Self::RemoveNetwork
             | Self::CreateToken
             | Self::RevokeToken

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use overlay_core::policy::FilterMode;
 use overlay_core::{
-    Endpoint, EndpointId, NetworkId, NetworkMode, NetworkSettings, Revocation, Role, Runtime,
+    Endpoint, EndpointId, LinkAccess, NetworkId, NetworkMode, NetworkSettings, Revocation, Role,
+    Runtime,
 };
 use overlay_daemon::log::Log;
 use overlay_proto::audit::{AuditRow, Verifier};
@@ -52,11 +53,35 @@ fn endpoint() -> Endpoint {
     }
 }
 
+fn create(name: &str, prefix: Option<&str>, candidate: NetworkId) -> Operation {
+    Operation::CreateNetwork(CreateNetwork {
+        name: name.parse().expect("a name"),
+        prefix: prefix.map(|prefix| prefix.parse().expect("a prefix")),
+        prefix6: None,
+        mode: NetworkMode::L3,
+        labels: BTreeMap::new(),
+        settings: NetworkSettings::default(),
+        candidate,
+    })
+}
+
+/// Links both networks, or keeps them apart.
+fn linking(access: Option<LinkAccess>) -> Operation {
+    let [one, other] = ["shop", "back"].map(str::to_owned);
+
+    match access {
+        Some(access) => Operation::LinkNetworks { one, other, access },
+        None => Operation::UnlinkNetworks { one, other },
+    }
+}
+
 /// Every command once, in an order in which each of them changes something.
-const ORDER: [AuditedCommand; 19] = [
+const ORDER: [AuditedCommand; 21] = [
     AuditedCommand::Join,
     AuditedCommand::Announce,
     AuditedCommand::CreateNetwork,
+    AuditedCommand::LinkNetworks,
+    AuditedCommand::UnlinkNetworks,
     AuditedCommand::EnterNetwork,
     AuditedCommand::PutEndpoints,
     AuditedCommand::RemoveEndpoints,
@@ -77,6 +102,8 @@ const ORDER: [AuditedCommand; 19] = [
 
 /// What a row is, and whether it was there before and is afterwards.
 type Seen = (&'static str, bool, bool);
+
+const BOTH_NETWORKS: &[Seen] = &[("network", true, true), ("network", true, true)];
 
 /// Returns the command, who gives it, and which rows it changes.
 #[expect(clippy::too_many_lines, reason = "a step for each command")]
@@ -102,16 +129,7 @@ fn step(command: AuditedCommand) -> (Actor, Operation, &'static [Seen]) {
             )
         }
         AuditedCommand::CreateNetwork => {
-            let create = CreateNetwork {
-                name: "shop".parse().expect("a name"),
-                prefix: None,
-                prefix6: None,
-                mode: NetworkMode::L3,
-                labels: BTreeMap::new(),
-                settings: NetworkSettings::default(),
-                candidate: network(),
-            };
-            (node(A), Operation::CreateNetwork(create), &[("network", false, true)])
+            (node(A), create("shop", None, network()), &[("network", false, true)])
         }
         AuditedCommand::EnterNetwork => {
             let lane_keys = vec![[7; 32].into()];
@@ -133,6 +151,10 @@ fn step(command: AuditedCommand) -> (Actor, Operation, &'static [Seen]) {
             let set = Operation::SetNetwork { network: "shop".to_owned(), nodes, lease: None };
             (node(A), set, &[("network", true, true)])
         }
+        AuditedCommand::LinkNetworks => {
+            (node(A), linking(Some(LinkAccess::Defaults)), BOTH_NETWORKS)
+        }
+        AuditedCommand::UnlinkNetworks => (node(A), linking(None), BOTH_NETWORKS),
         AuditedCommand::ApplyPolicy => (
             node(A),
             policy("[network.shop]\ndefault = \"deny\"\n", FilterMode::Enforced, None),
@@ -224,13 +246,15 @@ fn step(command: AuditedCommand) -> (Actor, Operation, &'static [Seen]) {
     }
 }
 
-/// A cluster with nodes b and c, as it is stored.
+/// A cluster with nodes b and c and a network, as it is stored.
 fn cluster(directory: &Path) -> ClusterState {
     let mut before = with_tokens();
     for (token, key, name) in [(2, 2, "b"), (3, 3, "c")] {
         let joined = apply(&before, Actor::Operator, join_with(token, key, name), NOW);
         before.commit(joined.expect("it may join").1);
     }
+    let other = create("back", Some("10.99.0.0/16"), NetworkId::from_random(8));
+    before.commit(apply(&before, Actor::Operator, other, NOW).expect("made").1);
     let mut state = ClusterState::new(settings());
     let records: Vec<_> = before.records().collect();
     let changed = state.commit(records.clone());

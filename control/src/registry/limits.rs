@@ -8,6 +8,8 @@ pub(crate) const MAX_NETWORKS: usize = 4_096;
 /// Networks that one node makes: an eighth of all, far above what one host can use, so that none
 /// takes the room of the others. Admins may make as many as there are.
 pub(crate) const MAX_NODE_NETWORKS: usize = 512;
+/// Pairs of linked networks: what nodes keep of them stays below 2 MiB.
+pub(crate) const MAX_LINKED_PAIRS: usize = 1_024;
 /// Endpoints of one node: a quarter of what a /16 holds, far above what one kernel runs.
 pub(crate) const MAX_NODE_ENDPOINTS: usize = 16_384;
 /// Endpoints of a cluster: two copies at some 1 KiB a row stay below 512 MiB.

@@ -12,6 +12,7 @@ mod error;
 mod history;
 mod joining;
 pub(crate) mod limits;
+mod links;
 mod members;
 mod names;
 mod networks;
@@ -63,10 +64,11 @@ pub(crate) fn apply(state: &ClusterState, actor: Actor, command: Operation, now:
         state.node(node)?;
     }
 
-    let decision = decide(state, actor, command, now)?;
-    check_sizes(&decision.1)?;
+    let (reply, mut records) = decide(state, actor, command, now)?;
+    links::follow(state, &mut records);
+    check_sizes(&records)?;
 
-    Ok(decision)
+    Ok((reply, records))
 }
 
 fn decide(state: &ClusterState, actor: Actor, command: Operation, now: u64) -> Decision {
@@ -82,6 +84,10 @@ fn decide(state: &ClusterState, actor: Actor, command: Operation, now: u64) -> D
         Operation::SetNetwork { network, nodes, lease } => {
             networks::set(state, actor, &network, nodes, lease)
         }
+        Operation::LinkNetworks { one, other, access } => {
+            links::link(state, actor, &one, &other, access)
+        }
+        Operation::UnlinkNetworks { one, other } => links::unlink(state, actor, &one, &other),
         Operation::RemoveNetwork { network, force } => {
             networks::remove(state, actor, &network, force)
         }

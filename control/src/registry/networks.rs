@@ -3,12 +3,14 @@
 use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net};
-use overlay_core::{Change, Lease, Network, NetworkId, NodeId, Role, RowKey, Selector, pool};
+use overlay_core::{
+    Change, Lease, Network, NetworkId, NetworkSettings, NodeId, Role, RowKey, Selector, pool,
+};
 
 use super::{
     Actor, ClusterState, CreateNetwork, Decision, NetworkError, Record, RegistryError, Reply,
-    check_labels, creator, known_network, limits, may_know, names, refuse_worker, require_admin,
-    require_creator,
+    check_labels, creator, known_network, limits, links, may_know, names, refuse_worker,
+    require_admin, require_creator,
 };
 
 /// Creates a network. A requested prefix is checked against what hosts have in use; otherwise one
@@ -31,7 +33,7 @@ pub(super) fn create(state: &ClusterState, actor: Actor, create: CreateNetwork) 
         prefix6: create.prefix6,
         mode: create.mode,
         labels: create.labels,
-        settings: create.settings,
+        settings: NetworkSettings { links: Vec::new(), ..create.settings },
         creator: creator(state, actor)?,
     };
     if let Some(prefix6) = network.prefix6 {
@@ -252,5 +254,8 @@ pub(super) fn remove(state: &ClusterState, actor: Actor, name: &str, force: bool
         state.view().members_of(network.id).map(|member| RowKey::Member(network.id, member.node));
     let keys = endpoints.chain(members).chain([RowKey::Network(network.id)]);
 
-    Ok((Reply::Done, keys.map(|key| Record::Row(Change::Removed(key))).collect()))
+    let mut records = links::end(state, network);
+    records.extend(keys.map(|key| Record::Row(Change::Removed(key))));
+
+    Ok((Reply::Done, records))
 }

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use ipnet::{Ipv4Net, Ipv6Net};
 use overlay_core::policy::FilterMode;
 use overlay_core::{
-    Difference, Endpoint, EndpointId, HostPrefix, Lease, Member, Name, Network, NetworkId,
-    NetworkMode, NetworkSettings, Node, NodeId, PublicKey, Revocation, Role, Selector,
+    Difference, Endpoint, EndpointId, HostPrefix, Lease, LinkAccess, Member, Name, Network,
+    NetworkId, NetworkMode, NetworkSettings, Node, NodeId, PublicKey, Revocation, Role, Selector,
 };
 
 use super::error::RegistryError;
@@ -47,6 +47,22 @@ pub(crate) enum Operation {
         nodes: Option<Selector>,
         /// How long its nodes trust each other without control; the same as before when missing.
         lease: Option<Option<Lease>>,
+    },
+    /// Lets two networks reach each other, or changes what passes between them.
+    LinkNetworks {
+        /// The name or id of one.
+        one: String,
+        /// The name or id of the other.
+        other: String,
+        /// What passes.
+        access: LinkAccess,
+    },
+    /// Keeps two networks apart again.
+    UnlinkNetworks {
+        /// The name or id of one.
+        one: String,
+        /// The name or id of the other.
+        other: String,
     },
     /// Removes a network.
     RemoveNetwork {

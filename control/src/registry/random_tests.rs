@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use overlay_core::policy::FilterMode;
 use overlay_core::{
-    Block, Difference, Endpoint, EndpointId, HostPrefix, Lease, Member, NetworkId, NodeId,
-    Revocation, Runtime,
+    Block, Difference, Endpoint, EndpointId, HostPrefix, Lease, LinkAccess, Member, NetworkId,
+    NodeId, Revocation, Runtime,
 };
 use proptest::prelude::*;
 
@@ -48,6 +48,19 @@ fn replacement() -> impl Strategy<Value = Operation> {
         1 => (0..12u64, expected())
             .prop_map(|(to, expected)| Operation::RollBackPolicy { to, expected }),
     ]
+}
+
+/// Draws links between networks, and ends of them.
+fn links() -> impl Strategy<Value = Operation> {
+    let access = prop::sample::select(vec![LinkAccess::Defaults, LinkAccess::PolicyOnly]);
+
+    (0..4u8, 0..4u8, prop::option::weighted(0.7, access)).prop_map(|(one, other, access)| {
+        let (one, other) = (format!("net{one}"), format!("net{other}"));
+        match access {
+            Some(access) => Operation::LinkNetworks { one, other, access },
+            None => Operation::UnlinkNetworks { one, other },
+        }
+    })
 }
 
 /// Draws what belongs to a history that begins anew.
@@ -131,6 +144,12 @@ fn endpoint() -> impl Strategy<Value = Endpoint> {
 /// Draws commands of five hosts about four networks.
 pub(crate) fn command() -> impl Strategy<Value = (Actor, Operation)> {
     let actor = prop_oneof![1 => Just(Actor::Operator), 9 => (0..5u64).prop_map(|n| Actor::Node(NodeId::from_random(n + 1)))];
+    let enter =
+        || {
+            (network(), 0..6u8, 0..4usize).prop_map(|(network, key, blocks)| {
+                Operation::EnterNetwork { network, lane_keys: vec![[key; 32].into()], blocks }
+            })
+        };
     let command = prop_oneof![
         (1..5u8, 0..5u8, 0..5u8).prop_map(|(token, key, name)| join_with(
             token,
@@ -170,18 +189,12 @@ pub(crate) fn command() -> impl Strategy<Value = (Actor, Operation)> {
                 version: String::new(),
             })
         }),
+        links(),
+        links(),
         (0..4u8, any::<bool>())
             .prop_map(|(n, force)| Operation::RemoveNetwork { network: format!("net{n}"), force }),
-        (network(), 0..6u8, 0..4usize).prop_map(|(network, key, blocks)| Operation::EnterNetwork {
-            network,
-            lane_keys: vec![[key; 32].into()],
-            blocks
-        }),
-        (network(), 0..6u8, 0..4usize).prop_map(|(network, key, blocks)| Operation::EnterNetwork {
-            network,
-            lane_keys: vec![[key; 32].into()],
-            blocks
-        }),
+        enter(),
+        enter(),
         network().prop_map(Operation::ExitNetwork),
         prop::collection::vec(endpoint(), 1..4).prop_map(Operation::PutEndpoints),
         prop::collection::vec(endpoint(), 1..4).prop_map(Operation::PutEndpoints),

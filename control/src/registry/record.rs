@@ -6,7 +6,9 @@ use std::net::SocketAddr;
 
 use ipnet::Ipv4Net;
 use overlay_core::policy::FilterMode;
-use overlay_core::{Change, ClusterId, Creator, Name, NodeId, Revocation, Role, RowKey, Selector};
+use overlay_core::{
+    Change, ClusterId, Creator, Name, NetworkId, NodeId, Revocation, Role, RowKey, Selector,
+};
 use serde::{Deserialize, Serialize};
 
 use super::history::HistoryKey;
@@ -241,6 +243,9 @@ pub(crate) struct ChangedKey {
     /// Of a network that not all nodes could see before the commit: which ones could.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) nodes: Option<Box<Selector>>,
+    /// Of a network that was linked before the commit: with which ones.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) links: Vec<NetworkId>,
 }
 
 #[cfg(test)]

@@ -109,17 +109,24 @@ impl ClusterState {
 
     /// Describes a row before a commit changes it.
     fn changed_key(&self, key: RowKey) -> ChangedKey {
-        let nodes = match key {
-            RowKey::Network(id) => self.view.networks.get(&id).map(|row| &row.settings.nodes),
+        let settings = match key {
+            RowKey::Network(id) => self.view.networks.get(&id).map(|row| &row.settings),
             RowKey::Node(_)
             | RowKey::Member(..)
             | RowKey::Endpoint(..)
             | RowKey::HostReport(_)
             | RowKey::Policy => None,
         };
+        let nodes = settings.map(|settings| &settings.nodes);
         let nodes = nodes.filter(|nodes| !nodes.is_everything()).cloned().map(Box::new);
+        let links = settings.into_iter().flat_map(|settings| &settings.links);
 
-        ChangedKey { key, before: self.view.row(key).is_some(), nodes }
+        ChangedKey {
+            key,
+            before: self.view.row(key).is_some(),
+            nodes,
+            links: links.map(|link| link.network).collect(),
+        }
     }
 
     fn apply(&mut self, record: Record) {
@@ -306,11 +313,27 @@ impl ClusterState {
         match key {
             RowKey::Network(network) => self.may_enter(node, network),
             RowKey::HostReport(_) | RowKey::Policy => self.view.nodes.contains_key(&node),
-            RowKey::Node(other) => self.share_network(node, other),
-            RowKey::Member(network, _) | RowKey::Endpoint(network, _) => {
-                self.view.member(network, node).is_some()
+            RowKey::Node(other) => {
+                self.share_network(node, other)
+                    || self.memberships(other).any(|network| self.may_reach(node, network))
             }
+            RowKey::Member(network, _) => self.view.member(network, node).is_some(),
+            RowKey::Endpoint(network, _) => self.may_reach(node, network),
         }
+    }
+
+    /// Lists the networks that a network is linked with.
+    pub(crate) fn links_of(&self, network: NetworkId) -> impl Iterator<Item = NetworkId> + '_ {
+        let links = self.view.networks.get(&network).map(|network| &network.settings.links);
+
+        links.into_iter().flatten().map(|link| link.network)
+    }
+
+    /// Returns whether a node is in a network, or in one that is linked with it.
+    fn may_reach(&self, node: NodeId, network: NetworkId) -> bool {
+        let is_in = |network| self.view.member(network, node).is_some();
+
+        is_in(network) || self.links_of(network).any(is_in)
     }
 
     /// Returns whether a node may enter a network, and so may know of it; not one that is missing.
@@ -326,6 +349,11 @@ impl ClusterState {
         }
         let row = self.view.row(key).filter(|_| self.may_see(node, key))?;
 
+        if let Change::Node(row) = row {
+            let whole = self.share_network(node, row.id);
+            return Some(Change::Node(if whole { row } else { visibility::behind_link(row) }));
+        }
+
         Some(visibility::without_hidden_networks(row, |title, host| {
             self.network_titled(title).is_some_and(|network| {
                 self.may_enter(node, network.id) && self.may_enter(host, network.id)
@@ -336,8 +364,10 @@ impl ClusterState {
     /// Returns what a node may see of the policy.
     pub(crate) fn visible_policy(&self, node: NodeId) -> Option<ClusterPolicy> {
         let row = self.view.policy.as_ref().filter(|_| self.may_see(node, RowKey::Policy))?;
-        let shows =
-            |name: &Name| self.network_named(name).is_some_and(|it| self.may_enter(node, it.id));
+        let shows = |name: &Name| {
+            let network = self.network_named(name);
+            network.is_some_and(|it| visibility::may_name(&self.view, node, it.id))
+        };
 
         // Whoever does not understand a policy keeps its networks closed; without one they are
         // open.

@@ -78,6 +78,8 @@ fn cost(command: &Operation) -> u32 {
         | Operation::Revoke(_)
         | Operation::CreateNetwork(_)
         | Operation::SetNetwork { .. }
+        | Operation::LinkNetworks { .. }
+        | Operation::UnlinkNetworks { .. }
         | Operation::RemoveNetwork { .. }
         | Operation::EnterNetwork { .. }
         | Operation::ExitNetwork(_)

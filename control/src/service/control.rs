@@ -213,6 +213,31 @@ impl Control for ControlService {
         Ok(Response::new(v1::SetNetworkResponse { revision, network: Some(network.into()) }))
     }
 
+    async fn link_networks(
+        &self,
+        request: Request<v1::LinkNetworksRequest>,
+    ) -> Answer<v1::LinkNetworksResponse> {
+        let node = self.caller(&request).await?;
+        let command = requests::link_networks(request.into_inner())?;
+        let (network, revision) = self.ask_network(node, command).await?;
+        tracing::info!(%node, network = %network.id, revision, "Networks linked");
+
+        Ok(Response::new(v1::LinkNetworksResponse { revision, network: Some(network.into()) }))
+    }
+
+    async fn unlink_networks(
+        &self,
+        request: Request<v1::UnlinkNetworksRequest>,
+    ) -> Answer<v1::LinkNetworksResponse> {
+        let node = self.caller(&request).await?;
+        let v1::UnlinkNetworksRequest { one, other } = request.into_inner();
+        let (network, revision) =
+            self.ask_network(node, Operation::UnlinkNetworks { one, other }).await?;
+        tracing::info!(%node, network = %network.id, revision, "Networks unlinked");
+
+        Ok(Response::new(v1::LinkNetworksResponse { revision, network: Some(network.into()) }))
+    }
+
     async fn remove_network(
         &self,
         request: Request<v1::RemoveNetworkRequest>,

@@ -10,7 +10,13 @@ use crate::watch::Hub;
 /// Returns whether the caller may see a row: admins see everything, other nodes the networks that
 /// they may enter, and what is in those that they are members of.
 fn sees(state: &ClusterState, caller: &Node, key: RowKey) -> bool {
-    caller.role == Role::Admin || state.may_see(caller.id, key)
+    // Of nodes in linked networks only, a node has no more to do with than their labels.
+    let is_near = || {
+        let RowKey::Node(other) = key else { return true };
+        state.share_network(caller.id, other)
+    };
+
+    caller.role == Role::Admin || (state.may_see(caller.id, key) && is_near())
 }
 
 pub(super) fn nodes(hub: &Hub, caller: NodeId) -> Result<Vec<v1::NodeState>, Refusal> {

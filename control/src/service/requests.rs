@@ -1,6 +1,6 @@
 //! Converts messages to commands, with the checks that core types do not make by themselves.
 
-use overlay_core::{Member, NetworkId, NodeId, Revision, Role};
+use overlay_core::{LinkAccess, Member, NetworkId, NodeId, Revision, Role};
 use overlay_proto::convert::{self, ConversionError, field, wire_enum};
 use overlay_proto::{Code, Refusal, v1};
 
@@ -61,6 +61,17 @@ pub(crate) fn set_network(request: v1::SetNetworkRequest) -> Result<Operation, R
     let lease = request.lease_seconds.map(convert::lease).transpose()?;
 
     Ok(Operation::SetNetwork { network: request.network, nodes, lease })
+}
+
+pub(crate) fn link_networks(request: v1::LinkNetworksRequest) -> Result<Operation, Refusal> {
+    let access = match wire_enum::<v1::LinkAccess>(request.access) {
+        v1::LinkAccess::Unspecified => LinkAccess::Defaults,
+        v1::LinkAccess::Defaults | v1::LinkAccess::PolicyOnly => {
+            convert::link_access(request.access)?
+        }
+    };
+
+    Ok(Operation::LinkNetworks { one: request.one, other: request.other, access })
 }
 
 pub(crate) fn enter_network(request: &v1::EnterNetworkRequest) -> Result<Operation, Refusal> {

@@ -58,6 +58,9 @@ pub(crate) fn whole(state: &ClusterState, node: NodeId) -> MissingRows {
     keys.extend([RowKey::Node(node), RowKey::Policy]);
     for network in state.memberships(node) {
         insert_network(state, network, &mut keys);
+        for linked in state.links_of(network) {
+            insert_linked(state, linked, &mut keys);
+        }
     }
 
     MissingRows { from: None, to: view.revision, keys, put_out: Vec::new() }
@@ -82,7 +85,12 @@ pub(crate) fn since(
         // Reports name only networks that their reader and their host may enter.
         keys.extend(state.differing_hosts().map(RowKey::HostReport));
     }
-    if turned.iter().any(|(id, _)| state.policy_names(**id)) {
+    let is_relinked = |id: &NetworkId| past.links_of(state, *id) != links_of(state, *id);
+    if turned.iter().any(|(id, _)| state.policy_names(**id))
+        || past.seen.keys().any(is_relinked)
+        // Who may enter a network may read what the policy says of those linked with it.
+        || turned.iter().any(|(id, _)| !links_of(state, **id).is_empty())
+    {
         keys.insert(RowKey::Policy);
     }
     let is_there = |id: &NetworkId| state.view().networks.contains_key(id);
@@ -99,6 +107,8 @@ struct Past {
     memberships: BTreeSet<NetworkId>,
     /// The networks that changed, and whether the watcher could see them.
     seen: BTreeMap<NetworkId, bool>,
+    /// The networks that changed, and what they were linked with.
+    links: BTreeMap<NetworkId, BTreeSet<NetworkId>>,
 }
 
 impl Past {
@@ -116,6 +126,7 @@ impl Past {
             changed: BTreeSet::new(),
             memberships: state.memberships(node).collect(),
             seen: BTreeMap::new(),
+            links: BTreeMap::new(),
         };
         for row in history.since(from, state.view().revision)?.flat_map(|commit| &commit.changed) {
             match row.key {
@@ -130,6 +141,7 @@ impl Past {
                 RowKey::Network(network) => {
                     let admitted = row.nodes.as_ref().is_none_or(|nodes| nodes.matches(labels));
                     past.seen.insert(network, row.before && admitted);
+                    past.links.insert(network, row.links.iter().copied().collect());
                 }
                 RowKey::Node(_)
                 | RowKey::Member(..)
@@ -141,6 +153,11 @@ impl Past {
         }
 
         Some(past)
+    }
+
+    /// Lists what a network was linked with.
+    fn links_of(&self, state: &ClusterState, network: NetworkId) -> BTreeSet<NetworkId> {
+        self.links.get(&network).cloned().unwrap_or_else(|| links_of(state, network))
     }
 
     fn was_seen(&self, network: NetworkId) -> bool {
@@ -159,6 +176,11 @@ fn concerned(
     let mut keys = BTreeSet::new();
     let then = &past.memberships;
     let is_of = |network| then.contains(network) || now.contains(network);
+    let linked_then: BTreeSet<_> =
+        then.iter().flat_map(|network| past.links_of(state, *network)).collect();
+    let linked_now: BTreeSet<_> =
+        now.iter().flat_map(|network| links_of(state, *network)).collect();
+    let is_near = |network| linked_then.contains(network) || linked_now.contains(network);
     for key in &past.changed {
         match key {
             RowKey::Network(network)
@@ -179,15 +201,36 @@ fn concerned(
             RowKey::Member(network, member) if is_of(network) => {
                 keys.extend([*key, RowKey::Node(*member)])
             }
-            RowKey::Endpoint(network, _) if is_of(network) => drop(keys.insert(*key)),
+            // Whoever is in a linked network has endpoints there; the membership is not shown.
+            RowKey::Member(network, member) if is_near(network) => {
+                keys.insert(RowKey::Node(*member));
+            }
+            RowKey::Endpoint(network, _) if is_of(network) || is_near(network) => {
+                keys.insert(*key);
+            }
             RowKey::Member(..) | RowKey::Endpoint(..) => {}
         }
     }
     for network in then.symmetric_difference(now) {
         insert_network(state, *network, &mut keys);
     }
+    for network in linked_then.symmetric_difference(&linked_now) {
+        insert_linked(state, *network, &mut keys);
+    }
 
     keys
+}
+
+fn links_of(state: &ClusterState, network: NetworkId) -> BTreeSet<NetworkId> {
+    state.links_of(network).collect()
+}
+
+/// Adds what is seen of a linked network: its endpoints and their nodes.
+fn insert_linked(state: &ClusterState, network: NetworkId, keys: &mut BTreeSet<RowKey>) {
+    keys.extend(state.view().members_of(network).map(|member| RowKey::Node(member.node)));
+    keys.extend(
+        state.view().endpoints_of(network).map(|endpoint| RowKey::Endpoint(network, endpoint.id)),
+    );
 }
 
 fn insert_network(state: &ClusterState, network: NetworkId, keys: &mut BTreeSet<RowKey>) {

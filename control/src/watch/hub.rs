@@ -478,6 +478,8 @@ fn concerned(state: &ClusterState, changed: &[ChangedKey]) -> Option<BTreeSet<No
             RowKey::Endpoint(network, _) => drop(networks.insert(network)),
         }
     }
+    let linked: Vec<_> = networks.iter().flat_map(|network| state.links_of(*network)).collect();
+    networks.extend(linked);
     nodes.extend(
         networks
             .into_iter()

@@ -42,6 +42,25 @@ pub struct Filter {
     /// The addresses of the nodes themselves, which the policy is not about: ICMP passes between
     /// them and endpoints, and nothing else does.
     pub nodes: BTreeSet<IpAddr>,
+    /// The addresses of endpoints of linked networks, which are known as well. Between two of them
+    /// nothing is carried: this network is no way from one to another.
+    pub linked: BTreeSet<IpAddr>,
+    /// Those of them from and to which only that passes what a rule allows.
+    pub closed: BTreeSet<IpAddr>,
+    /// How the network is linked.
+    pub links: FilterLinks,
+}
+
+/// How the network of a [`Filter`] is linked with others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum FilterLinks {
+    /// Not at all.
+    #[default]
+    None,
+    /// With networks that the default is for as well.
+    Open,
+    /// With some for which only rules are.
+    Closed,
 }
 
 /// A rule of a [`Filter`].
@@ -97,12 +116,16 @@ impl Filter {
             sets: distinct.into_iter().map(addresses).collect(),
             known: addresses(&RuleSide::Any),
             nodes,
+            linked: BTreeSet::new(),
+            closed: BTreeSet::new(),
+            links: FilterLinks::None,
         }
     }
 
     /// Returns whether everything passes, so that no packet need be looked at.
     pub fn is_open(&self) -> bool {
         self.default == PolicyAction::Allow
+            && self.links != FilterLinks::Closed
             && self.rules.iter().all(|rule| rule.action == PolicyAction::Allow && !rule.log)
     }
 
@@ -120,7 +143,8 @@ impl Filter {
         {
             return (PolicyAction::Allow, FilterReason::Node);
         }
-        if !is_known(&from) || !is_known(&to) {
+        let is_foreign = self.linked.contains(&from) && self.linked.contains(&to);
+        if !is_known(&from) || !is_known(&to) || is_foreign {
             return (PolicyAction::Deny, FilterReason::Unknown);
         }
         let has = |set: Option<usize>, one| set.is_none_or(|set| self.sets[set].contains(one));
@@ -132,6 +156,9 @@ impl Filter {
 
         match rule {
             Some(rule) => (rule.action, FilterReason::Rule(rule)),
+            None if self.closed.contains(&from) || self.closed.contains(&to) => {
+                (PolicyAction::Deny, FilterReason::Default)
+            }
             None => (self.default, FilterReason::Default),
         }
     }
@@ -139,8 +166,8 @@ impl Filter {
     /// Returns whether another filter has the same rules, so that it differs in elements of sets at
     /// most.
     pub fn has_rules_of(&self, other: &Self) -> bool {
-        (self.mode, self.default, &self.rules, self.sets.len())
-            == (other.mode, other.default, &other.rules, other.sets.len())
+        (self.mode, self.default, &self.rules, self.sets.len(), self.links)
+            == (other.mode, other.default, &other.rules, other.sets.len(), other.links)
     }
 
     /// Returns whether flows that `before` let pass must be looked at again: an address is no
@@ -153,6 +180,8 @@ impl Filter {
 
         !self.has_rules_of(before)
             || pairs.into_iter().any(is_regrouped)
+            || is_regrouped((&self.linked, &before.linked))
+            || is_regrouped((&self.closed, &before.closed))
             || !self.known.is_superset(&before.known)
             || !self.nodes.is_superset(&before.nodes)
     }

@@ -29,7 +29,7 @@ pub use check::{CaseFailure, check};
 pub use cluster::ClusterPolicy;
 pub use decide::{PolicyEndpoint, Ruling};
 pub use diff::{MAX_VERDICT_CHANGES, PolicyDiff, RuleChange, VerdictChange, VerdictChanges, diff};
-pub use filter::{Filter, FilterMode, FilterReason, FilterRule};
+pub use filter::{Filter, FilterLinks, FilterMode, FilterReason, FilterRule};
 pub use lint::{PolicyWarning, lint, lint_view};
 pub use mistake::{InvalidPolicy, PolicyMistake};
 pub use network_filter::NetworkFilter;

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use clap::{ArgGroup, Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use ipnet::IpNet;
 use overlay_core::{Lease, Name, Selector};
 use overlay_proto::{Code, Refusal, v1};
@@ -11,7 +11,7 @@ use super::Context;
 use crate::failure::{Failure, Outcome};
 use crate::output::{ListArgs, ShowArgs};
 use crate::values::{ipv4, label, nodes, subnet, subnet4};
-use crate::view::{EndpointList, Inspection, NetworkView, Networks};
+use crate::view::{EndpointList, Inspection, LinkedNetwork, NetworkView, Networks};
 
 const NETWORK_EXAMPLE: &str = "\
 Examples:
@@ -19,6 +19,7 @@ Examples:
   overlayctl network                                  the same as `network ls`
   overlayctl network inspect my-network
   overlayctl network set my-network --nodes 'role in (web,db)'
+  overlayctl network link front back
   overlayctl network rm my-network";
 const CREATE_EXAMPLE: &str = "\
 Examples:
@@ -36,6 +37,19 @@ Examples:
   overlayctl network set vault --nodes ''                 every node
   overlayctl network set vault --lease 1h
   overlayctl network set vault --no-lease";
+const LINK_EXAMPLE: &str = "\
+Containers of either network reach those of the other by `name.network`, through hosts that are in \
+both. It is not transitive: with links a-b and b-c, a does not reach c. To link again changes what \
+passes.
+
+Examples:
+  overlayctl network link front back
+  overlayctl network link front back --only policy   what rules allow, no more";
+const UNLINK_EXAMPLE: &str = "\
+Connections between the two end at once.
+
+Examples:
+  overlayctl network unlink front back";
 const LS_EXAMPLE: &str = "\
 A dash (–) under MEMBERS and ENDPOINTS: this node is no member of the network, and may not see them.
 
@@ -70,6 +84,8 @@ pub(crate) struct NetworkArgs {
 enum Network {
     Create(Create),
     Set(Set),
+    Link(Link),
+    Unlink(Unlink),
     Ls(Ls),
     Inspect(Inspect),
     Rm(Rm),
@@ -142,6 +158,41 @@ struct Set {
     no_lease: bool,
 }
 
+/// Let two networks reach each other
+#[derive(Debug, Args)]
+#[command(after_help = LINK_EXAMPLE)]
+struct Link {
+    /// The name or id of one
+    #[arg(value_name = "A")]
+    one: String,
+    /// The name or id of the other
+    #[arg(value_name = "B")]
+    other: String,
+    /// Between the two only what a rule of the policy allows passes; without it, the networks'
+    /// defaults decide
+    #[arg(long, value_name = "WHAT")]
+    only: Option<Only>,
+}
+
+/// What passes between linked networks.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Only {
+    /// What a rule of the policy allows
+    Policy,
+}
+
+/// Keep two linked networks apart again
+#[derive(Debug, Args)]
+#[command(after_help = UNLINK_EXAMPLE)]
+struct Unlink {
+    /// The name or id of one
+    #[arg(value_name = "A")]
+    one: String,
+    /// The name or id of the other
+    #[arg(value_name = "B")]
+    other: String,
+}
+
 /// List the networks
 #[derive(Debug, Args)]
 #[command(visible_alias = "list", after_help = LS_EXAMPLE)]
@@ -178,6 +229,8 @@ impl NetworkArgs {
         match self.command.unwrap_or(Network::Ls(Ls { list: self.list })) {
             Network::Create(create) => create.run(context).await,
             Network::Set(set) => set.run(context).await,
+            Network::Link(link) => link.run(context).await,
+            Network::Unlink(unlink) => unlink.run(context).await,
             Network::Ls(Ls { list }) => context.list(&list, async || networks(context).await).await,
             Network::Inspect(inspect) => inspect.run(context).await,
             Network::Rm(rm) => rm.run(context).await,
@@ -239,6 +292,35 @@ impl Set {
 
         context.output.show(&NetworkView::from(state))
     }
+}
+
+impl Link {
+    async fn run(self, context: &Context) -> Outcome {
+        let access = match self.only {
+            Some(Only::Policy) => v1::LinkAccess::PolicyOnly,
+            None => v1::LinkAccess::Defaults,
+        };
+        let request =
+            v1::LinkNetworksRequest { one: self.one, other: self.other, access: access.into() };
+        let response = context.agent().await?.link_networks(request).await?;
+
+        show_links(context, response)
+    }
+}
+
+impl Unlink {
+    async fn run(self, context: &Context) -> Outcome {
+        let request = v1::UnlinkNetworksRequest { one: self.one, other: self.other };
+        let response = context.agent().await?.unlink_networks(request).await?;
+
+        show_links(context, response)
+    }
+}
+
+fn show_links(context: &Context, response: v1::LinkNetworksResponse) -> Outcome {
+    let state = v1::NetworkState { network: response.network, ..v1::NetworkState::default() };
+
+    context.output.show(&LinkedNetwork::from(NetworkView::from(state)))
 }
 
 impl Inspect {

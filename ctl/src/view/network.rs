@@ -33,6 +33,8 @@ pub(crate) struct NetworkView {
     pub(crate) lease: Option<String>,
     /// The node that made it; none: an admin of control's, or it is not known.
     pub(crate) creator: Option<String>,
+    /// The networks that it is linked with.
+    pub(crate) links: Vec<LinkView>,
     /// Containers have no way out.
     pub(crate) internal: bool,
     /// Addresses that are never given out, by name.
@@ -41,6 +43,42 @@ pub(crate) struct NetworkView {
     pub(crate) options: BTreeMap<String, String>,
     /// Where it is not the same as elsewhere.
     pub(crate) differs: Vec<DifferenceView>,
+}
+
+/// A network that another one is linked with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct LinkView {
+    /// Its name.
+    pub(crate) network: String,
+    pub(crate) prefix: String,
+    pub(crate) prefix6: Option<String>,
+    /// `policy`: only what rules allow passes; none: what the networks' defaults let pass.
+    pub(crate) only: Option<&'static str>,
+    /// How many hosts carry packets between the two.
+    pub(crate) gateways: usize,
+}
+
+impl From<v1::NetworkLink> for LinkView {
+    fn from(link: v1::NetworkLink) -> Self {
+        let is_closed = link.access() == v1::LinkAccess::PolicyOnly;
+
+        Self {
+            gateways: link.gateways.len(),
+            only: is_closed.then_some("policy"),
+            network: link.name,
+            prefix: link.prefix,
+            prefix6: Some(link.prefix6).filter(|prefix| !prefix.is_empty()),
+        }
+    }
+}
+
+impl LinkView {
+    fn cell(&self) -> String {
+        let only = self.only.map(|only| format!(", only {only}")).unwrap_or_default();
+        let hosts = if self.gateways == 1 { "gateway" } else { "gateways" };
+
+        format!("{} ({} {hosts}{only})", self.network, self.gateways)
+    }
 }
 
 /// A host on which a network is not the same as elsewhere.
@@ -79,6 +117,7 @@ impl From<v1::NetworkState> for NetworkView {
             nodes: some(settings.nodes),
             lease: (settings.lease_seconds > 0).then(|| lease(settings.lease_seconds)),
             creator: network.creator.map(|creator| creator.node_name),
+            links: network.links.into_iter().map(Into::into).collect(),
             internal: settings.internal,
             reserved: settings.reserved,
             options: settings.options,
@@ -109,6 +148,41 @@ impl NetworkView {
 
     fn endpoint_count(&self) -> String {
         self.endpoints.map_or_else(|| HIDDEN.to_owned(), |count| count.to_string())
+    }
+}
+
+/// A network whose links were changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub(crate) struct LinkedNetwork(NetworkView);
+
+impl From<NetworkView> for LinkedNetwork {
+    fn from(network: NetworkView) -> Self {
+        Self(network)
+    }
+}
+
+impl Report for LinkedNetwork {
+    fn text(&self, _: Page) -> String {
+        let Self(network) = self;
+        let links: Vec<_> = network.links.iter().map(LinkView::cell).collect();
+        if links.is_empty() {
+            return format!("{} is linked with no network", network.name);
+        }
+
+        format!("{} is linked with {}", network.name, list(&links))
+    }
+
+    fn names(&self) -> Option<Vec<String>> {
+        self.0.names()
+    }
+
+    fn ids(&self) -> Option<Vec<String>> {
+        self.0.ids()
+    }
+
+    fn sample() -> Option<serde_json::Value> {
+        NetworkView::sample()
     }
 }
 
@@ -154,7 +228,7 @@ impl Networks {
 const EVERY_NODE: &str = "all";
 
 /// Name, prefix and the number of endpoints always stay.
-const COLUMNS: [Column; 9] = [
+const COLUMNS: [Column; 10] = [
     Column::name("NAME"),
     Column::left("ID").wide(),
     Column::left("PREFIX"),
@@ -163,6 +237,7 @@ const COLUMNS: [Column; 9] = [
     Column::right("ENDPOINTS"),
     Column::left("NODES").wide(),
     Column::left("CREATOR").wide(),
+    Column::left("LINKS").wide(),
     Column::left("LABELS").leaves(1),
 ];
 
@@ -178,6 +253,7 @@ impl Report for Networks {
                 n.endpoint_count().into(),
                 n.nodes.clone().unwrap_or_else(|| EVERY_NODE.to_owned()).into(),
                 Cell::list(&n.creator),
+                Cell::list(n.links.iter().map(|link| &link.network)),
                 Cell::labels(&n.labels),
             ]
         };
@@ -240,6 +316,7 @@ impl Report for Inspection {
             ("nodes", Cell::list(&network.nodes)),
             ("lease", Cell::list(&network.lease)),
             ("creator", Cell::list(&network.creator)),
+            ("links", Cell::list(network.links.iter().map(LinkView::cell))),
             ("reserved", Cell::labels(&network.reserved)),
             ("options", Cell::labels(&network.options)),
         ];
@@ -290,6 +367,7 @@ mod tests {
                 labels: BTreeMap::new(),
                 settings: None,
                 creator: None,
+                links: Vec::new(),
             }),
             members: vec!["b".into(), "a".into()],
             ..v1::NetworkState::default()
@@ -364,7 +442,7 @@ mod tests {
             serde_json::json!({
                 "id": "id-db", "name": "db", "prefix": "10.9.0.0/16", "prefix6": null, "mode": "l3", "labels": {},
                 "members": ["a", "b"], "endpoints": 0, "differs": [],
-                "gateway": null, "gateway6": null, "ip_range": null, "nodes": null, "lease": null, "creator": null, "internal": false, "reserved": {}, "options": {},
+                "gateway": null, "gateway6": null, "ip_range": null, "nodes": null, "lease": null, "creator": null, "links": [], "internal": false, "reserved": {}, "options": {},
                 "endpoint_list": [],
             })
         );

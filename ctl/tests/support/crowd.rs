@@ -25,6 +25,7 @@ fn network(name: &str, prefix6: &str) -> v1::Network {
         labels: [("team".to_owned(), "store".to_owned())].into(),
         settings: None,
         creator: None,
+        links: Vec::new(),
     }
 }
 
@@ -41,6 +42,14 @@ fn networks() -> v1::ListNetworksResponse {
     let web = v1::Network {
         settings: Some(settings),
         creator: Some(v1::Creator { node: "0123456789ac".into(), node_name: "host-01".into() }),
+        links: vec![v1::NetworkLink {
+            network: "0123456789ad".into(),
+            name: "back".into(),
+            prefix: "10.9.0.0/16".into(),
+            prefix6: String::new(),
+            access: v1::LinkAccess::PolicyOnly.into(),
+            gateways: vec!["0123456789ac".into()],
+        }],
         ..network("web", "fd00:1234:5678:9abc::/64")
     };
     let difference =

@@ -274,6 +274,28 @@ impl Agent for Fake {
         Ok(Response::new(v1::SetNetworkResponse { revision: 8, network: Some(network()) }))
     }
 
+    async fn link_networks(
+        &self,
+        request: Request<v1::LinkNetworksRequest>,
+    ) -> Result<Response<v1::LinkNetworksResponse>, Status> {
+        let request = request.into_inner();
+        let access = request.access();
+        let _script =
+            self.asked(format!("link {} {} {}", request.one, request.other, access.as_str_name()))?;
+
+        Ok(Response::new(v1::LinkNetworksResponse { revision: 9, network: Some(network()) }))
+    }
+
+    async fn unlink_networks(
+        &self,
+        request: Request<v1::UnlinkNetworksRequest>,
+    ) -> Result<Response<v1::LinkNetworksResponse>, Status> {
+        let v1::UnlinkNetworksRequest { one, other } = request.into_inner();
+        let _script = self.asked(format!("unlink {one} {other}"))?;
+
+        Ok(Response::new(v1::LinkNetworksResponse { revision: 9, network: Some(network()) }))
+    }
+
     async fn remove_network(
         &self,
         request: Request<v1::RemoveNetworkRequest>,

@@ -376,7 +376,7 @@ impl LaneNetwork {
             cx.demux.remove(tunnel.id());
         }
         link.path.give_up();
-        link.life = None;
+        link.rest();
         link.enter(PeerState::Idle, now);
     }
 

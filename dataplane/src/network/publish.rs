@@ -15,6 +15,7 @@ use crate::link::Link;
 use crate::routes::{self, PeerRoutes};
 use crate::tables::{LaneId, NetworkTable, PeerLane, PeerTable};
 
+use super::gateways::Gateways;
 use super::{LaneNetwork, Peer};
 
 /// Identifies a lane among those of this node.
@@ -69,8 +70,20 @@ impl LaneNetwork {
         {
             self.update_peer(PeerIndex(index), before, peer, &mut moved);
         }
+        if before.links != table.links {
+            self.publish_links();
+        }
         for index in moved {
             self.restart_handshake(index, cx, now);
+        }
+    }
+
+    /// Makes the table of gateways anew, and has those that are some watched closely.
+    fn publish_links(&mut self) {
+        let peers = self.table.peers.iter().map(Arc::as_ref);
+        self.gateways = Gateways::new(&self.table.links, peers);
+        for link in &mut self.links {
+            link.set_gateway(self.gateways.contains(link.peer));
         }
     }
 
@@ -96,6 +109,7 @@ impl LaneNetwork {
         for peer in table.peers.iter() {
             self.add_peer(peer, lane_index, &mut old, &mut moved, now);
         }
+        self.publish_links();
         for link in old.values_mut() {
             forget(link, cx);
         }
@@ -274,6 +288,7 @@ mod tests {
             private_key: key(1, 0),
             peers: Arc::new(peers),
             local,
+            links: Arc::default(),
             mtu,
         })
     }
@@ -319,6 +334,7 @@ mod tests {
             private_key: key(1, 0),
             peers: Arc::default(),
             local: Vec::new(),
+            links: Arc::default(),
             mtu: MTU,
         };
 

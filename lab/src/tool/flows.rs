@@ -71,6 +71,8 @@ pub(crate) struct Summary {
     pub(crate) broken: u32,
     /// Messages that came back over the connections.
     pub(crate) exchanges: u64,
+    /// The longest time that one took, in milliseconds.
+    pub(crate) slowest_exchange_ms: u64,
     /// How often the other end was looked up by its name.
     pub(crate) lookups: u32,
     pub(crate) failed_lookups: u32,
@@ -127,7 +129,7 @@ fn client(options: &Options) -> Result<()> {
     stop_on_signal()?;
     let ip = *resolve(&options.host, PATIENCE)?.first().context("the name has no address")?;
     let address = SocketAddr::new(ip, options.port);
-    let (broken, exchanges) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU64::new(0)));
+    let (broken, exchanges) = (Arc::new(AtomicU32::new(0)), Arc::new(Exchanges::default()));
     let mut connections = Vec::new();
     for _ in 0..options.connections {
         let stream = connect(&[address], Instant::now() + PATIENCE)?;
@@ -152,7 +154,8 @@ fn client(options: &Options) -> Result<()> {
         (lookups, failed, slowest);
     summary.connections = options.connections;
     summary.broken = broken.load(Ordering::Relaxed);
-    summary.exchanges = exchanges.load(Ordering::Relaxed);
+    summary.exchanges = exchanges.count.load(Ordering::Relaxed);
+    summary.slowest_exchange_ms = exchanges.slowest_ms.load(Ordering::Relaxed);
     println!("{}", serde_json::to_string(&summary)?);
     Ok(())
 }
@@ -172,12 +175,20 @@ fn look_up(name: &str) -> (u32, u32, u64) {
     (count, failed, u64::try_from(slowest.as_millis()).unwrap_or(u64::MAX))
 }
 
+/// What all connections carried.
+#[derive(Debug, Default)]
+struct Exchanges {
+    count: AtomicU64,
+    slowest_ms: AtomicU64,
+}
+
 /// Sends messages over a connection, each of which must come back.
-fn exchange(mut stream: TcpStream, exchanges: &AtomicU64) -> io::Result<()> {
+fn exchange(mut stream: TcpStream, exchanges: &Exchanges) -> io::Result<()> {
     let mut number = 0_u64;
     while !is_stopped() {
         let mut message = [0; MESSAGE];
         message[..8].copy_from_slice(&number.to_be_bytes());
+        let begun = Instant::now();
         stream.write_all(&message)?;
         let mut answer = [0; MESSAGE];
         stream.read_exact(&mut answer)?;
@@ -185,7 +196,9 @@ fn exchange(mut stream: TcpStream, exchanges: &AtomicU64) -> io::Result<()> {
             return Err(io::ErrorKind::InvalidData.into());
         }
         number += 1;
-        exchanges.fetch_add(1, Ordering::Relaxed);
+        exchanges.count.fetch_add(1, Ordering::Relaxed);
+        let took = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        exchanges.slowest_ms.fetch_max(took, Ordering::Relaxed);
         thread::park_timeout(EXCHANGE);
     }
 

@@ -157,8 +157,14 @@ mod tests {
             unix_time: Duration::from_secs(1),
         };
         let id = NetworkId::from_random(5);
-        let table =
-            NetworkTable { id, private_key, peers: Arc::default(), local: Vec::new(), mtu: 1408 };
+        let table = NetworkTable {
+            id,
+            private_key,
+            peers: Arc::default(),
+            local: Vec::new(),
+            links: Arc::default(),
+            mtu: 1408,
+        };
         let mut engine = Engine::new(config);
         engine.publish(
             &Tables { networks: BTreeMap::from([(id, Arc::new(table))]), ..Tables::default() },

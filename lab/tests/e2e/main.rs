@@ -6,6 +6,7 @@ mod bench;
 mod checks;
 mod documents;
 mod door;
+mod links;
 mod main_job;
 mod misuse;
 mod names;

@@ -52,6 +52,7 @@ impl Driver {
             private_key: OUR_KEY.into(),
             peers: Arc::new(vec![Arc::new(peer)]),
             local: vec![format!("{OURS}/32").parse().expect("a prefix")],
+            links: Arc::default(),
             mtu: 1408,
         };
         engine.publish(

@@ -10,13 +10,15 @@ use overlay_core::{
 
 use super::error::{ConversionError, UnfitPrefix};
 use super::field::{bounded, field, labels, optional, wire_enum};
+use super::link;
 use crate::v1;
 
 impl From<Network> for v1::Network {
-    fn from(network: Network) -> Self {
+    fn from(mut network: Network) -> Self {
         let mode = match network.mode {
             NetworkMode::L3 => v1::NetworkMode::L3,
         };
+        let links = std::mem::take(&mut network.settings.links);
 
         Self {
             id: network.id.to_string(),
@@ -27,6 +29,7 @@ impl From<Network> for v1::Network {
             labels: network.labels,
             settings: Some(network.settings.into()),
             creator: network.creator.map(Into::into),
+            links: links.into_iter().map(Into::into).collect(),
         }
     }
 }
@@ -42,7 +45,10 @@ impl TryFrom<v1::Network> for Network {
             prefix6: network_prefix6(&network.prefix6)?,
             mode: network_mode(network.mode)?,
             labels: labels(network.labels)?,
-            settings: network.settings.unwrap_or_default().try_into()?,
+            settings: NetworkSettings {
+                links: link::links(network.links)?,
+                ..network.settings.unwrap_or_default().try_into()?
+            },
             creator: network.creator.map(TryInto::try_into).transpose()?,
         })
     }
@@ -129,6 +135,8 @@ impl TryFrom<v1::NetworkSettings> for NetworkSettings {
             title: Some(settings.title).filter(|title| !title.is_empty()),
             nodes: field("settings.nodes", &settings.nodes)?,
             lease: lease(settings.lease_seconds)?,
+            // Whoever asks for a network does not say what it is linked with.
+            links: Vec::new(),
         })
     }
 }

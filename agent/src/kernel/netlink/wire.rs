@@ -15,7 +15,7 @@ use netlink_packet_route::route::{
 };
 use netlink_packet_route::rule::{self, RuleAttribute, RuleMessage};
 
-use super::super::namespace_desired::GATEWAY_V6;
+use super::super::namespace_desired::{GATEWAY_V6, JOINED_V6};
 use super::super::tables::{
     Address, Hop, LinkState, RESERVED_TOS, ROUTE_PROTOCOL, Route, RouteKey, Rule, RuleAction,
 };
@@ -95,7 +95,7 @@ pub(super) fn address(message: &AddressMessage, names: &BTreeMap<u32, String>) -
 }
 
 fn is_kernel_made(ip: IpAddr) -> bool {
-    matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local() && ip != GATEWAY_V6)
+    matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local() && ![GATEWAY_V6, JOINED_V6].contains(&ip))
 }
 
 /// No duplicate detection: we know who has the address, and its user must not wait.

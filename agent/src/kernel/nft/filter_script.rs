@@ -16,7 +16,9 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-use overlay_core::policy::{Filter, FilterMode, FilterRule, PolicyAction, PortRange, Term};
+use overlay_core::policy::{
+    Filter, FilterLinks, FilterMode, FilterRule, PolicyAction, PortRange, Term,
+};
 
 /// The table, in the namespace of a network.
 pub(super) const TABLE: &str = "inet overlay";
@@ -173,10 +175,18 @@ fn sets(script: &mut String, filter: &Filter, family: Family) {
 fn named_sets(filter: &Filter) -> Vec<(String, &BTreeSet<IpAddr>)> {
     let own = filter.sets.iter().enumerate().map(|(place, set)| (format!("set{place}"), set));
 
+    let linked = [("linked".to_owned(), &filter.linked), ("closed".to_owned(), &filter.closed)];
+    let linked = linked.into_iter().filter(|_| is_linked(filter));
+
     [("known".to_owned(), &filter.known), ("nodes".to_owned(), &filter.nodes)]
         .into_iter()
+        .chain(linked)
         .chain(own)
         .collect()
+}
+
+fn is_linked(filter: &Filter) -> bool {
+    filter.links != FilterLinks::None
 }
 
 fn elements(addresses: impl Iterator<Item = IpAddr>, family: Family) -> Option<String> {
@@ -217,17 +227,41 @@ fn chains(script: &mut String, filter: &Filter) {
     for family in Family::ALL {
         log_chains(script, filter, family);
         let rules = filter.rules.iter().flat_map(|rule| rule_lines(rule, family, refusal));
-        let lines = strangers(family).into_iter().chain(rules).chain([format!("goto {DEFAULT}")]);
+        let (foreign, closed) = if is_linked(filter) { linked(family) } else { (None, Vec::new()) };
+        let lines = strangers(family)
+            .into_iter()
+            .chain(foreign)
+            .chain(rules)
+            .chain(closed)
+            .chain([format!("goto {DEFAULT}")]);
         chain(script, &format!("judge{}", family.number()), lines);
     }
+    // What passes through this host from one linked network to the other is judged where it comes
+    // from and where it goes: answers may take another way, and would belong to no flow here.
+    let passing = [("ovt", "ovl*"), ("ovl*", "ovt")];
+    let passing = passing.iter().filter(|_| is_linked(filter));
+    let passing = passing.map(|(from, to)| format!("iifname \"{from}\" oifname \"{to}\" accept"));
     let forward = [
-        own("type filter hook forward priority filter; policy drop;"),
         own("ct mark vmap @settled"),
         own("ct state related meta l4proto { icmp, ipv6-icmp } accept"),
         format!("ct state invalid,untracked counter name \"{INVALID}\" goto refuse"),
         own("meta nfproto vmap { ipv4 : goto judge4, ipv6 : goto judge6 }"),
     ];
-    chain(script, FORWARD, forward);
+    let hook = own("type filter hook forward priority filter; policy drop;");
+    chain(script, FORWARD, std::iter::once(hook).chain(passing).chain(forward));
+}
+
+/// Writes what is decided of flows from or to linked networks: before the rules, that there is no
+/// way from one to another, and after them, that nothing else passes where only rules are for them,
+/// in shadow too.
+fn linked(family: Family) -> (Option<String>, Vec<String>) {
+    let (header, number) = (family.header(), family.number());
+    let of = |end: &str, set: &str| format!("ct original {header} {end} @{set}v{number}");
+    let foreign = format!("{} {} goto {UNKNOWN}", of("saddr", "linked"), of("daddr", "linked"));
+    let closed = ["saddr", "daddr"]
+        .map(|end| format!("{} counter name \"{DEFAULT}\" drop", of(end, "closed")));
+
+    (Some(foreign), closed.into())
 }
 
 /// Writes what is decided before the rules: nodes are pinged, and strangers refused.

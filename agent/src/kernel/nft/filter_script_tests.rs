@@ -50,6 +50,37 @@ fn lines(script: &str, chain: &str) -> Vec<String> {
 }
 
 #[test]
+fn of_linked_networks_what_passes_through_is_not_judged_and_the_rest_by_rules_alone() {
+    let mut linked = filter(&two(), FilterMode::Shadow);
+    assert!(!replace(&linked, Generation(7)).contains("linked"));
+    let far = ["10.9.0.2", "fd09::2"].map(|text| text.parse::<IpAddr>().expect("an address"));
+    linked.known.extend(far);
+    linked.linked.extend(far);
+    linked.closed.extend(far);
+    linked.links = FilterLinks::Closed;
+
+    let script = replace(&linked, Generation(7));
+
+    assert_eq!(
+        lines(&script, "forward")[1..3],
+        [r#"iifname "ovt" oifname "ovl*" accept"#, r#"iifname "ovl*" oifname "ovt" accept"#]
+    );
+    let judge = lines(&script, "judge6");
+    let foreign = "ct original ip6 saddr @linkedv6 ct original ip6 daddr @linkedv6";
+    assert_eq!(judge[4], format!("{foreign} goto other-unknown"));
+    let end = judge.len();
+    assert_eq!(
+        judge[end - 3..],
+        [
+            r#"ct original ip6 saddr @closedv6 counter name "other-default" drop"#,
+            r#"ct original ip6 daddr @closedv6 counter name "other-default" drop"#,
+            "goto other-default",
+        ]
+    );
+    assert!(script.contains("set closedv4 { type ipv4_addr; elements = { 10.9.0.2 }; }"));
+}
+
+#[test]
 fn rules_are_lines_that_name_sets() {
     let script = replace(&filter(&two(), FilterMode::Enforced), Generation(7));
 

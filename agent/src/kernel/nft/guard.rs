@@ -1,20 +1,23 @@
 //! What the containers of a network may send at all, whatever its policy says: from their own
-//! addresses, to the network, and nothing that only routers say. As a value; pure.
+//! addresses, to the network and those linked with it, and nothing that only routers say. As a
+//! value; pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
-use overlay_core::EndpointId;
+use overlay_core::{EndpointId, NetworkId};
 
-use crate::kernel::namespace_desired::host_ifname;
-use crate::kernel::{NamespaceDesired, SandboxDesired, Strays, VethDesired};
+use crate::kernel::namespace_desired::{host_ifname, join_ifname};
+use crate::kernel::{JoinDesired, NamespaceDesired, SandboxDesired, Strays, VethDesired};
 
 /// The guard of one network on this node.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Guard {
     /// The endpoints, by the network's end of their veth pair. Each sends from its own addresses.
     pub(super) senders: BTreeMap<String, Sender>,
+    /// Interfaces to linked networks, by name. Each carries packets from that network's prefixes.
+    pub(super) joins: BTreeMap<String, Vec<IpNet>>,
     /// Where packets may go, as ranges that do not overlap.
     pub(super) inside: BTreeSet<(IpAddr, IpAddr)>,
     /// Whether interfaces pass of which nothing is known.
@@ -47,7 +50,7 @@ pub enum GuardReason {
     Header,
     /// Broadcast or multicast.
     Group,
-    /// The destination is not in the network.
+    /// The destination is neither in the network nor in one that is linked with it.
     Destination,
     /// A port of the gateway or of the node that is not DNS.
     Gateway,
@@ -103,6 +106,7 @@ impl Guard {
 
         Self {
             senders: namespace.endpoints.iter().filter_map(sender).collect(),
+            joins: namespace.joins.iter().map(|join| carried(namespace, join)).collect(),
             inside: inside(namespace),
             passes_strangers: namespace.strays != Strays::default(),
         }
@@ -114,6 +118,8 @@ impl Guard {
         (other, others): (&NamespaceDesired, &BTreeMap<EndpointId, SandboxDesired>),
     ) -> bool {
         one.endpoints == other.endpoints
+            && one.joins == other.joins
+            && one.linked == other.linked
             && one.unreachable == other.unreachable
             && one.gateways == other.gateways
             && one.node == other.node
@@ -130,13 +136,31 @@ impl Guard {
     }
 }
 
-/// Lists the network's addresses, without those that IPv4 broadcasts to.
+/// Says which prefixes the interface to a linked network carries.
+fn carried(
+    namespace: &NamespaceDesired,
+    (other, join): (&NetworkId, &JoinDesired),
+) -> (String, Vec<IpNet>) {
+    let prefixes = join.prefixes.iter().copied().filter(|one| namespace.speaks(one)).collect();
+
+    (join_ifname(*other), prefixes)
+}
+
+/// Lists the network's addresses and those of linked ones, without those that IPv4 broadcasts to.
 fn inside(namespace: &NamespaceDesired) -> BTreeSet<(IpAddr, IpAddr)> {
     let prefixes = namespace.unreachable.iter().copied();
     let single = namespace.gateways.iter().chain(&namespace.node).map(|ip| IpNet::from(*ip));
     let all: Vec<_> = prefixes.chain(single).filter(|one| namespace.speaks(one)).collect();
 
-    IpNet::aggregate(&all).into_iter().map(range).collect()
+    let own = IpNet::aggregate(&all);
+    // Not merged with the network's own: its broadcast address may be between the two.
+    let is_apart = |linked: &IpNet| {
+        let overlaps = |own: &IpNet| own.contains(linked) || linked.contains(own);
+        namespace.speaks(linked) && !own.iter().any(overlaps)
+    };
+    let linked: Vec<_> = namespace.linked.iter().copied().filter(is_apart).collect();
+
+    own.iter().copied().chain(IpNet::aggregate(&linked)).map(range).collect()
 }
 
 fn range(prefix: IpNet) -> (IpAddr, IpAddr) {

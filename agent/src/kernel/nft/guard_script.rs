@@ -4,16 +4,20 @@
 //! prerouting, before fragments are put together ─► the interface's own hardware and IP address?
 //!   ─► within the network? ─► no router's, DHCP server's or hiding packet? ─► pass
 //!   otherwise ─► from lo or the tunnel? ─► pass
+//!   ─► from a linked network's interface? ─► pass from its prefixes, refuse all else
 //! input ─► ICMP, and DNS from containers
 //! arp ─► the interface's own addresses?
 //! ```
 //!
 //! An endpoint is elements of sets, which its interface is part of: it comes and goes without a
-//! change of rules. Interfaces that carry others' packets, as the tunnel does, are in `carriers`.
+//! change of rules. Interfaces that carry others' packets, as the tunnel does, are in `carriers`;
+//! those to linked networks are in `joins`, and each carries the prefixes of one network.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv6Addr};
+
+use ipnet::IpNet;
 
 use super::guard::{Guard, GuardReason, Sender};
 use crate::kernel::namespace_desired::TUN_NAME;
@@ -33,9 +37,16 @@ const CHAINS: &str = r#"
     type filter hook prerouting priority -450; policy accept;
     meta nfproto ipv4 iifname . ether saddr . ip saddr @own4 goto own4
     iifname @carriers accept
+    iifname @joins goto joined
     STRANGERS
     meta nfproto ipv4 goto forged
     goto from6
+  }
+  chain joined {
+    JOINED
+    ip6 saddr fe80::/64 icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept
+    ip6 saddr { ::, fe80::/10 } drop
+    counter name "source" drop
   }
   chain own4 {
     ip daddr != @inside4 goto outside4
@@ -112,6 +123,7 @@ const CHAINS: &str = r#"
     iifname "lo" accept
     meta l4proto { icmp, ipv6-icmp } accept
     iifname @carriers counter name "gateway" drop
+    iifname @joins counter name "gateway" drop
     meta l4proto { tcp, udp } th dport 53 accept
     counter name "gateway" drop
   }
@@ -121,6 +133,7 @@ const ARP_CHAIN: &str = r#"
   counter neighbor { }
   chain input {
     type filter hook input priority filter; policy accept;
+    iifname @joins accept
     STRANGERS
     iifname . arp saddr ip . arp saddr ether @own accept
     iifname . arp saddr ether @macs arp saddr ip 0.0.0.0 arp operation request accept
@@ -140,6 +153,7 @@ struct NamedSet {
 /// Writes a script that makes the tables anew, whatever was there.
 pub(super) fn replace(guard: &Guard) -> String {
     let strangers = if guard.passes_strangers { "iifname != @guarded accept" } else { "" };
+    let joined = joined(guard);
     let mut script = String::new();
     for table in [TABLE, ARP_TABLE] {
         script += &format!("table {table}\ndelete table {table}\n");
@@ -158,7 +172,7 @@ pub(super) fn replace(guard: &Guard) -> String {
                 script += &format!("  counter {} {{ }}\n", reason.as_str());
             }
         }
-        script += &chains.replace("STRANGERS", strangers);
+        script += &chains.replace("STRANGERS", strangers).replace("JOINED", &joined);
         script += "}\n";
     }
 
@@ -168,7 +182,9 @@ pub(super) fn replace(guard: &Guard) -> String {
 /// Writes a script that changes the elements of sets from those of one guard to those of another;
 /// nothing where rules would differ, or ranges.
 pub(super) fn update(before: &Guard, after: &Guard) -> Option<String> {
-    if before.passes_strangers != after.passes_strangers || before.inside != after.inside {
+    let has_same_rules =
+        before.passes_strangers == after.passes_strangers && before.joins == after.joins;
+    if !has_same_rules || before.inside != after.inside {
         return None;
     }
     let mut script = String::new();
@@ -187,6 +203,21 @@ pub(super) fn update(before: &Guard, after: &Guard) -> Option<String> {
     Some(script)
 }
 
+/// Writes the rules that pass what comes from linked networks by their interfaces.
+fn joined(guard: &Guard) -> String {
+    let rule = |(name, prefix): (&String, &IpNet)| {
+        let family = if matches!(prefix, IpNet::V4(_)) { "ip" } else { "ip6" };
+        format!("iifname \"{name}\" {family} saddr {prefix} accept")
+    };
+    let all = guard.joins.iter();
+    let rules: Vec<_> = all
+        .flat_map(|(name, prefixes)| prefixes.iter().map(move |one| (name, one)))
+        .map(rule)
+        .collect();
+
+    rules.join("\n    ")
+}
+
 fn elements<'a>(all: impl Iterator<Item = &'a String>) -> Option<String> {
     let texts: Vec<_> = all.map(String::as_str).collect();
 
@@ -194,9 +225,10 @@ fn elements<'a>(all: impl Iterator<Item = &'a String>) -> Option<String> {
 }
 
 /// Lists all sets, always in this order.
-fn sets(guard: &Guard) -> [NamedSet; 11] {
+fn sets(guard: &Guard) -> [NamedSet; 13] {
     let set = |table, name, kind, elements| NamedSet { table, name, kind, elements };
     let carriers = || ["lo", TUN_NAME].map(|name| format!("\"{name}\"")).into();
+    let joins = || guard.joins.keys().map(|name| format!("\"{name}\"")).collect();
     let macs = || {
         each(guard, |name, sender, all| {
             all.insert(format!("\"{name}\" . {}", mac(sender)));
@@ -229,6 +261,7 @@ fn sets(guard: &Guard) -> [NamedSet; 11] {
 
     [
         set(TABLE, "carriers", "type ifname", carriers()),
+        set(TABLE, "joins", "type ifname", joins()),
         set(TABLE, "guarded", "type ifname", names()),
         set(TABLE, "macs", "type ifname . ether_addr", macs()),
         set(TABLE, "own4", "type ifname . ether_addr . ipv4_addr", own4),
@@ -236,6 +269,7 @@ fn sets(guard: &Guard) -> [NamedSet; 11] {
         set(TABLE, "targets", "typeof iifname . @th,64,128", targets),
         set(TABLE, "inside4", "type ipv4_addr; flags interval", inside(true)),
         set(TABLE, "inside6", "type ipv6_addr; flags interval", inside6),
+        set(ARP_TABLE, "joins", "type ifname", joins()),
         set(ARP_TABLE, "guarded", "type ifname", names()),
         set(ARP_TABLE, "macs", "type ifname . ether_addr", macs()),
         set(ARP_TABLE, "own", "type ifname . ipv4_addr . ether_addr", own),

@@ -2,6 +2,7 @@
 //! need root and are skipped loudly without it.
 
 mod heal;
+mod joins;
 mod life;
 mod policy;
 mod policy_cost;

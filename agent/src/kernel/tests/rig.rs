@@ -107,6 +107,8 @@ pub(crate) fn desired(n: u8, endpoints: &[u8]) -> NamespaceDesired {
         gateways: [v4(GATEWAY), v6(GATEWAY)].into(),
         node: [v4(NODE), v6(NODE)].into(),
         endpoints: endpoints.iter().map(veth).collect::<BTreeMap<_, _>>(),
+        joins: BTreeMap::new(),
+        linked: BTreeSet::new(),
         strays: Strays::default(),
         forwards: true,
         remote: ["10.42.9.0/24", "fd42::900/120"]
@@ -163,6 +165,7 @@ impl Container {
             addresses: vec![v4(self.n), v6(self.n)],
             gateway: Some(Ipv4Addr::new(10, 42, 0, GATEWAY)),
             prefixes: prefixes(),
+            linked: Vec::new(),
             mtu: MTU,
             owner: InterfaceOwner::Agent,
             mac: None,

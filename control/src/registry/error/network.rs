@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{IpNet, Ipv4Net};
+use overlay_core::network::MAX_LINKS;
 use overlay_core::{Name, NetworkId, Selector, message};
 use overlay_proto::Code;
 
@@ -82,6 +83,49 @@ pub(crate) enum NetworkError {
         /// The name of the node whose engine assigns addresses.
         node: Name,
     },
+    /// The caller is no admin, and did not make both of the networks that it links or unlinks.
+    #[error(
+        "network {network} was made {}; an admin node links it, or the node that made both",
+        creator.as_ref().map_or("by an admin".to_owned(), |name| format!("on node {name}"))
+    )]
+    LinkOfAnother {
+        /// The name of the network.
+        network: Name,
+        /// The name of the node that created it.
+        creator: Option<Name>,
+    },
+    /// A network reaches itself.
+    #[error("network {0} cannot be linked with itself; name two networks")]
+    LinkWithItself(Name),
+    /// Addresses would mean several endpoints.
+    #[error(
+        "network {one} ({prefix}) and network {other} ({with}) overlap, and would be reached from \
+         one network; make one of them anew with another prefix: --subnet CIDR, or none to have \
+         one chosen"
+    )]
+    LinkOverlap {
+        /// The name of one.
+        one: Name,
+        /// Its prefix.
+        prefix: IpNet,
+        /// The name of the other one.
+        other: Name,
+        /// Its prefix.
+        with: IpNet,
+    },
+    /// A network is linked with as many as it may be.
+    #[error(
+        "network {0} is linked with {most} networks, which is as many as one may be; unlink it \
+         from some",
+        most = MAX_LINKS
+    )]
+    TooManyLinksOf(Name),
+    /// There are as many links as there may be.
+    #[error(
+        "there are {most} links between networks already; unlink some",
+        most = limits::MAX_LINKED_PAIRS
+    )]
+    TooManyLinks,
     /// There are as many networks as there may be.
     #[error("there are {most} networks already", most = limits::MAX_NETWORKS)]
     TooMany,
@@ -163,15 +207,21 @@ impl NetworkError {
         match self {
             Self::Unknown(_) | Self::NotFound(_) => Code::NotFound,
             Self::NameTaken { .. } | Self::TitleTaken { .. } => Code::NameTaken,
-            Self::TooMany | Self::TooManyOfNode(_) | Self::PoolExhausted(_) => Code::Exhausted,
-            Self::PrefixTaken { .. } => Code::AddressTaken,
+            Self::TooMany
+            | Self::TooManyOfNode(_)
+            | Self::TooManyLinksOf(_)
+            | Self::TooManyLinks
+            | Self::PoolExhausted(_) => Code::Exhausted,
+            Self::PrefixTaken { .. } | Self::LinkOverlap { .. } => Code::AddressTaken,
             Self::GatewayOutside { .. }
             | Self::GatewayAtEdge { .. }
             | Self::ReservedOutside { .. }
+            | Self::LinkWithItself(_)
             | Self::InvalidRange { .. } => Code::InvalidInput,
             Self::NumberedByAnother
             | Self::NameHidden(_)
             | Self::OfAnother { .. }
+            | Self::LinkOfAnother { .. }
             | Self::ShutsCallerOut { .. } => Code::NotAllowed,
             Self::ShutsOriginOut { .. } => Code::WrongState,
             Self::InUse { .. } => Code::InUse,

@@ -109,8 +109,8 @@ impl Lane {
             .map(|((lane, socket), private_key)| {
                 socket.set_nonblocking(true)?;
                 let (peers, local) = (Arc::clone(peers), local.clone());
-                let table =
-                    NetworkTable { id: node.network.id, private_key, peers, local, mtu: MTU };
+                let (id, links) = (node.network.id, Arc::default());
+                let table = NetworkTable { id, private_key, peers, local, links, mtu: MTU };
 
                 Ok(Self {
                     network: table.id,
