@@ -55,7 +55,8 @@ impl DnsSockets {
         Ok(Self { sockets })
     }
 
-    /// Goes on with the sockets that [`ServedSockets`] share, if they are on these addresses.
+    /// Goes on with sockets that [`super::served_sockets::ServedSockets`] shared, if they are on
+    /// these addresses.
     pub(crate) fn adopt(earlier: SharedDescriptors, addresses: &BTreeSet<IpAddr>) -> Option<Self> {
         if earlier.note != note(addresses.iter().copied())
             || earlier.list.len() != 2 * addresses.len()
