@@ -37,7 +37,7 @@ pub(super) fn run(hosts: u32, notes: &mut Notes) -> Result<()> {
     for word in ["stay removed: host", "made since: lost", "tokens admit nobody any more"] {
         ensure!(said.contains(word), "restore did not say {word:?}: {said}");
     }
-    cluster.fetch(0, "net", "meanwhile", "before2")?;
+    cluster.fetch(0, "net", "meanwhile", "later0")?;
     cluster.restart(&daemon)?;
     for agent in &lost.stopped {
         cluster.restart(agent)?;
