@@ -37,7 +37,7 @@ fn a_command_sees_the_overlay_and_not_the_host() {
 }
 
 #[test]
-fn a_made_up_name_serves_all_networks() {
+fn without_a_name_it_is_another_on_each_network() {
     if skipped() {
         return;
     }
@@ -48,12 +48,7 @@ fn a_made_up_name_serves_all_networks() {
     assert_eq!(ran.stdout, "made-up", "{ran:?}");
     assert_eq!(
         agent.script().asked,
-        [
-            "attach  to front",
-            "attach made-up to back",
-            "detach id-of-made-up",
-            "detach id-of-made-up"
-        ]
+        ["attach  to front", "attach  to back", "detach id-of-made-up", "detach id-of-made-up"]
     );
 }
 

@@ -34,7 +34,7 @@ pub(crate) struct RunArgs {
     /// The networks it is on, the first one first asked for names
     #[arg(long = "network", required = true, value_delimiter = ',', value_name = "NETWORK")]
     networks: Vec<Name>,
-    /// The name others find it by; without it, one is made
+    /// The name others find it by; without it, its id on each network
     #[arg(long)]
     name: Option<Name>,
     /// It shares its name with others that are replicas; without this, a name is its first holder's
@@ -76,14 +76,8 @@ impl RunArgs {
         attached: &mut Vec<v1::AttachResponse>,
         context: &Context,
     ) -> Outcome {
-        let mut name = self.name.as_ref().map(ToString::to_string).unwrap_or_default();
         for network in &self.networks {
-            let response = agent.attach(self.request(network, &name, sandbox)?).await?;
-            // A name that was made for the first network is its name on all of them.
-            if let Some(endpoint) = response.endpoint.as_ref().filter(|_| name.is_empty()) {
-                name.clone_from(&endpoint.name);
-            }
-            attached.push(response);
+            attached.push(agent.attach(self.request(network, sandbox)?).await?);
         }
         let nsswitch = fs::read_to_string("/etc/nsswitch.conf").unwrap_or_default();
         for warning in sandbox.furnish(&Files::new(attached, &nsswitch))? {
@@ -102,7 +96,7 @@ impl RunArgs {
         }
     }
 
-    fn request(&self, network: &Name, name: &str, sandbox: &Sandbox) -> Outcome<v1::AttachRequest> {
+    fn request(&self, network: &Name, sandbox: &Sandbox) -> Outcome<v1::AttachRequest> {
         let netns = sandbox
             .netns()
             .to_str()
@@ -110,7 +104,8 @@ impl RunArgs {
 
         Ok(v1::AttachRequest {
             network: network.to_string(),
-            name: name.to_owned(),
+            // Without one it is its id on each network, and no id is the name of another.
+            name: self.name.as_ref().map(ToString::to_string).unwrap_or_default(),
             aliases: self.identity.aliases.iter().map(ToString::to_string).collect(),
             labels: self.identity.labels.iter().cloned().collect(),
             address: self.identity.ip.map(|ip| ip.to_string()).unwrap_or_default(),
