@@ -9,6 +9,7 @@ use nix::sys::signal::Signal;
 use super::{Notes, PATIENCE, PingSummary, ms};
 use crate::cluster::Cluster;
 use crate::command::Running;
+use crate::tool::ping::FIRST_ANSWER;
 use crate::wait::wait_until;
 
 /// The host that is removed.
@@ -149,7 +150,7 @@ fn stream(cluster: &Cluster, host: usize) -> Result<Running> {
     let name = format!("stream{host}");
     let ping = ["ping", "--json", "--count=0", "--interval-ms=20", &to];
     let stream = cluster.container(EVICTED, "net", &name)?.args(ping).spawn()?;
-    wait_until(PATIENCE, "the stream is under way", || cluster.lists(EVICTED, &name))?;
+    wait_until(PATIENCE, "the stream flows", || stream.stderr().contains(FIRST_ANSWER))?;
 
     Ok(stream)
 }

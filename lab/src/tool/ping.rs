@@ -1,6 +1,7 @@
 //! `overlay-lab ping`: ICMP echoes, with loss, round-trip times and the longest silence.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -67,6 +68,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     Ok(())
 }
+
+/// What is said beside the figures once the echoes flow.
+pub(crate) const FIRST_ANSWER: &str = "the first answer came";
 
 struct Pinger<'a> {
     socket: Socket,
@@ -179,6 +183,10 @@ impl<'a> Pinger<'a> {
         let Some(number) = self.waiting.remove(&sequence) else { return };
         let rtt = now - self.sent[number];
         self.answers.push((now, rtt));
+        if self.options.json && self.answers.len() == 1 {
+            // Nobody is left to tell when standard error is closed.
+            let _ = writeln!(std::io::stderr(), "{FIRST_ANSWER}");
+        }
         if !self.options.quiet && !self.options.json {
             announce(self.to, number, rtt);
         }
