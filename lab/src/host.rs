@@ -165,20 +165,20 @@ impl Host {
         serde_json::from_str(&output.stdout).context("overlay-lab snapshot wrote something else")
     }
 
-    /// As [`Host::snapshot`], once every address of the host accepts packets: the kernel adds
-    /// their routes a moment after the addresses.
+    /// As [`Host::snapshot`], once every address of the host accepts packets, whose routes the
+    /// kernel adds a moment later, and its agent knows all of its endpoints.
     ///
     /// # Errors
     ///
-    /// If the host is gone, or an address is not ready within 20 s.
+    /// If the host is gone, or that is not so within 20 s.
     pub fn snapshot_at_rest(&self, folders: &[&str]) -> Result<Snapshot> {
         let mut seen = self.snapshot(folders)?;
-        let settled = wait_until(READY, "every address has its route", || {
+        let settled = wait_until(READY, "the host is as it will be", || {
             // If the host cannot be examined, that is noticed by the next step.
             seen = self.snapshot(folders).unwrap_or_else(|_| seen.clone());
-            seen.unfinished_address().is_none()
+            seen.unfinished().is_none()
         });
-        settled.with_context(|| format!("{:?}", seen.unfinished_address()))?;
+        settled.with_context(|| format!("{:?}", seen.unfinished()))?;
 
         Ok(seen)
     }

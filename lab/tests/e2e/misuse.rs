@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use overlay_lab::{Cluster, CommandOutput, Host, wait_until};
+use overlay_lab::{Cluster, CommandOutput, Host};
 
 use super::{cluster, lab};
 
@@ -119,11 +119,7 @@ fn what_cannot_be_is_refused_and_leaves_no_trace() {
     let run = |args: &[&str]| cluster.host(0).command("overlayctl").args(args).output().unwrap();
     cluster.ctl(0, &["network", "create", "net", "--subnet", "10.70.0.0/24"]).unwrap();
     let anchor = cluster.serve_http(0, "net", "anchor").unwrap();
-    // Until the agent knows that it lacks no endpoint, interfaces pass that it does not know.
-    let is_guarded =
-        || !cluster.host(0).snapshot(&[]).unwrap().mentions("iifname != @guarded accept");
-    wait_until(Duration::from_secs(10), "every interface is guarded", is_guarded).unwrap();
-    let before = cluster.host(0).snapshot(&[]).unwrap();
+    let before = cluster.host(0).snapshot_at_rest(&[]).unwrap();
 
     for (args, code) in [
         (&["network", "create", "net"][..], 1),
