@@ -9,7 +9,6 @@ mod file;
 mod restore;
 pub(crate) mod socket;
 
-use std::fmt::Write as _;
 use std::path::Path;
 
 use overlay_core::Revision;
@@ -93,13 +92,8 @@ impl Contents {
         for record in &self.records {
             line(serde_json::to_vec(record))?;
         }
-        let mut end = CHECKSUM.to_owned();
-        for byte in Digest::of(&bytes).0 {
-            // Writing to a string never fails.
-            let _ = write!(end, "{byte:02x}");
-        }
+        let end = format!("{CHECKSUM}{}\n", hex::encode(Digest::of(&bytes).0));
         bytes.extend_from_slice(end.as_bytes());
-        bytes.push(b'\n');
 
         Ok(bytes)
     }
@@ -128,8 +122,7 @@ impl Contents {
             bytes.split_at_checked(at).ok_or_else(|| damaged("its end is missing"))?;
         let sum = end.strip_prefix(CHECKSUM.as_bytes()).map(<[u8]>::trim_ascii_end);
         let sum = sum.ok_or_else(|| damaged("its end is missing"))?;
-        let found: String = Digest::of(body).0.iter().map(|byte| format!("{byte:02x}")).collect();
-        if sum != found.as_bytes() {
+        if sum != hex::encode(Digest::of(body).0).as_bytes() {
             return Err(damaged("its checksum is wrong"));
         }
         let mut lines = body.split(|byte| *byte == b'\n').skip(1).filter(|line| !line.is_empty());

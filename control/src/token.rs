@@ -2,7 +2,7 @@
 
 use overlay_core::Role;
 use overlay_proto::JoinLine;
-use overlay_proto::join_line::{TOKEN_ID_LEN, TOKEN_SECRET_LEN, TokenSecret, hex};
+use overlay_proto::join_line::{TOKEN_ID_LEN, TOKEN_SECRET_LEN, TokenSecret};
 use zeroize::Zeroizing;
 
 use crate::registry::{CreateToken, Digest};
@@ -25,7 +25,7 @@ impl FreshToken {
         getrandom::fill(&mut id)?;
         getrandom::fill(secret.as_mut_slice())?;
 
-        Ok(Self { id: hex(&id), secret: TokenSecret::from_bytes(&secret) })
+        Ok(Self { id: hex::encode(id), secret: TokenSecret::from_bytes(&secret) })
     }
 
     /// Returns the command that registers the token by its digest.

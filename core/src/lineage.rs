@@ -51,13 +51,7 @@ macro_rules! bytes {
 
             fn from_str(text: &str) -> Result<Self, InvalidStamp> {
                 let mut bytes = [0; $len];
-                let digits = text.as_bytes();
-                if digits.len() != 2 * $len {
-                    return Err(InvalidStamp(2 * $len));
-                }
-                for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-                    *byte = pair_value(pair).ok_or(InvalidStamp(2 * $len))?;
-                }
+                hex::decode_to_slice(text, &mut bytes).map_err(|_| InvalidStamp(2 * $len))?;
 
                 Ok(Self(bytes))
             }
@@ -79,7 +73,7 @@ macro_rules! bytes {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+                f.write_str(&hex::encode(self.0))
             }
         }
 
@@ -93,13 +87,6 @@ macro_rules! bytes {
 
 bytes!(Lineage, 16);
 bytes!(Mark, 32);
-
-fn pair_value(pair: &[u8]) -> Option<u8> {
-    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    let &[high, low] = pair else { return None };
-
-    Some(digit(high)? << 4 | digit(low)?)
-}
 
 /// The history that a revision belongs to, and the mark of the revision there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

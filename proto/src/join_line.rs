@@ -26,7 +26,7 @@ pub struct TokenSecret(String);
 impl TokenSecret {
     /// Encodes secret bytes as in a join line.
     pub fn from_bytes(bytes: &[u8; TOKEN_SECRET_LEN]) -> Self {
-        Self(hex(bytes))
+        Self(hex::encode(bytes))
     }
 
     /// Returns the secret's text; the caller must not keep or log it.
@@ -69,7 +69,7 @@ impl JoinLine {
             "{VERSION}-{}-{}-{}@{}",
             self.token_id,
             self.secret.expose(),
-            hex(&self.pin),
+            hex::encode(self.pin),
             self.addresses.join(",")
         )
     }
@@ -96,13 +96,15 @@ impl FromStr for JoinLine {
             TOKEN_SECRET_LEN,
             "the token's secret is not 32 lower-case hexadecimal digits",
         )?;
-        check_hex(pin, 32, "the pin is not 64 lower-case hexadecimal digits")?;
+        let wrong_pin = "the pin is not 64 lower-case hexadecimal digits";
+        check_hex(pin, 32, wrong_pin)?;
+        let mut digest = [0; 32];
+        hex::decode_to_slice(pin, &mut digest).map_err(|_| InvalidJoinLine(wrong_pin))?;
 
         Ok(Self {
             token_id: id.to_owned(),
             secret: TokenSecret(secret.to_owned()),
-            pin: unhex(pin)
-                .ok_or(InvalidJoinLine("the pin is not 64 lower-case hexadecimal digits"))?,
+            pin: digest,
             addresses: parse_addresses(addresses)?,
         })
     }
@@ -155,21 +157,6 @@ fn check_hex(text: &str, bytes: usize, error: &'static str) -> Result<(), Invali
     } else {
         Err(InvalidJoinLine(error))
     }
-}
-
-/// Encodes bytes as lower-case hexadecimal.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
-}
-
-/// Decodes hexadecimal; the text is that of N bytes.
-pub(crate) fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
-    let mut bytes = [0; N];
-    for (i, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(text.get(2 * i..2 * i + 2)?, 16).ok()?;
-    }
-
-    Some(bytes)
 }
 
 #[cfg(test)]

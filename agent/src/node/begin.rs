@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use overlay_daemon::log::Log;
-use overlay_proto::join_line::hex;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
@@ -109,5 +108,5 @@ fn instance() -> Result<Arc<str>, getrandom::Error> {
     let mut bytes = [0; 8];
     getrandom::fill(&mut bytes)?;
 
-    Ok(hex(&bytes).into())
+    Ok(hex::encode(bytes).into())
 }

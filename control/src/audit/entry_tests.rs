@@ -372,7 +372,7 @@ fn secrets(state: &ClusterState) -> Vec<String> {
     let digests = state.tokens().values().map(|token| token.digest);
     let keys = state.enrollments().values().map(|enrolled| enrolled.key);
     let forms = |digest: Digest| {
-        let hex = overlay_proto::join_line::hex(&digest.0);
+        let hex = hex::encode(digest.0);
         [serde_json::to_string(&digest).expect("JSON"), hex]
     };
 

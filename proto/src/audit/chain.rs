@@ -6,7 +6,6 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::AuditRecord;
-use crate::join_line::{hex, unhex};
 
 /// A SHA-256, written in lower-case hexadecimal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -24,7 +23,7 @@ impl RecordHash {
 
 impl fmt::Display for RecordHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hex(&self.0))
+        f.write_str(&hex::encode(self.0))
     }
 }
 
@@ -32,9 +31,10 @@ impl FromStr for RecordHash {
     type Err = InvalidHead;
 
     fn from_str(text: &str) -> Result<Self, InvalidHead> {
-        let whole = text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let mut hash = [0; 32];
+        hex::decode_to_slice(text, &mut hash).map_err(|_| InvalidHead)?;
 
-        if whole { unhex(text).map(Self).ok_or(InvalidHead) } else { Err(InvalidHead) }
+        Ok(Self(hash))
     }
 }
 
