@@ -25,19 +25,20 @@ pub fn may_enter(view: &View, node: NodeId, network: NetworkId) -> bool {
 /// Returns whether a node may know the name of a network: it may enter it, or one that is linked
 /// with it.
 pub fn may_name(view: &View, node: NodeId, network: NetworkId) -> bool {
-    let links = view.networks.get(&network).map(|network| &network.settings.links);
-    let is_near = || links.into_iter().flatten().any(|link| may_enter(view, node, link.network));
-
-    may_enter(view, node, network) || is_near()
+    is_near(view, network, |network| may_enter(view, node, network))
 }
 
 /// Returns whether a node may see the endpoints of a network: it is in it, or in one that is linked
 /// with it.
 fn may_reach(view: &View, node: NodeId, network: NetworkId) -> bool {
-    let links = view.networks.get(&network).map(|network| &network.settings.links);
-    let is_near = || links.into_iter().flatten().any(|link| is_in(view, node, link.network));
+    is_near(view, network, |network| is_in(view, node, network))
+}
 
-    is_in(view, node, network) || is_near()
+/// Returns whether something holds of a network, or of one that is linked with it.
+fn is_near(view: &View, network: NetworkId, holds: impl Fn(NetworkId) -> bool) -> bool {
+    let links = view.networks.get(&network).map(|network| &network.settings.links);
+
+    holds(network) || links.into_iter().flatten().any(|link| holds(link.network))
 }
 
 /// Returns whether a node is in a network, and may be.
