@@ -129,10 +129,7 @@ impl AuditRecord {
     /// Returns whether a node did it, or one of its rows changed; by name or id.
     pub fn concerns_node(&self, node: &str) -> bool {
         let by = matches!(&self.who, Who::Node { id, name, .. } if id == node || name == node);
-        let is_it = |row: &AuditRow| {
-            row.node.as_deref() == Some(node)
-                || (row.row == "node" && (row.id == node || row.name.as_deref() == Some(node)))
-        };
+        let is_it = |row: &AuditRow| row.node.as_deref() == Some(node) || row.is("node", node);
 
         by || self.rows.iter().any(is_it)
     }
@@ -141,13 +138,17 @@ impl AuditRecord {
     pub fn concerns_network(&self, network: &str) -> bool {
         let is_it = |row: &AuditRow| {
             row.network.as_deref() == Some(network)
-                || (row.row == "network"
-                    && (row.id == network || row.name.as_deref() == Some(network)))
+                || row.is("network", network)
                 // The ids of what is on a network begin with its id.
                 || row.id.strip_prefix(network).is_some_and(|rest| rest.starts_with('/'))
         };
 
         self.rows.iter().any(is_it)
+    }
+
+    /// Returns when it was written, as RFC 3339 in UTC.
+    pub fn time(&self) -> String {
+        rfc3339(self.at)
     }
 
     /// Says what was changed, in a few words: `endpoint web on shop`, and how many rows more.
@@ -179,22 +180,23 @@ impl AuditRecord {
 }
 
 impl AuditRow {
+    /// Returns whether it is that of a thing of a kind; by name or id.
+    fn is(&self, kind: &str, which: &str) -> bool {
+        self.row == kind && (self.id == which || self.name.as_deref() == Some(which))
+    }
+
     fn subject(&self) -> String {
         let name = self.name.as_deref().unwrap_or(&self.id);
-        let on = |text: &mut String| {
-            if let Some(network) = &self.network {
-                text.push_str(&format!(" on {network}"));
-            }
-        };
         let mut text = match self.row.as_str() {
-            "member" => format!("node {}", self.node.as_deref().unwrap_or(&self.id)),
-            "applied-policy" => format!("policy {}", self.id),
-            "host-report" | "enrollment" => {
+            "member" | "host-report" | "enrollment" => {
                 format!("node {}", self.node.as_deref().unwrap_or(&self.id))
             }
+            "applied-policy" => format!("policy {}", self.id),
             row => format!("{row} {name}"),
         };
-        on(&mut text);
+        if let Some(network) = &self.network {
+            text.push_str(&format!(" on {network}"));
+        }
 
         text
     }
@@ -211,12 +213,5 @@ impl Who {
             Self::Control => "control".to_owned(),
             Self::Stranger => "strangers".to_owned(),
         }
-    }
-}
-
-impl AuditRecord {
-    /// Returns when it was written, as RFC 3339 in UTC.
-    pub fn time(&self) -> String {
-        rfc3339(self.at)
     }
 }
