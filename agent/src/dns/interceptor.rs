@@ -14,14 +14,12 @@ use overlay_daemon::reserve::Reserve;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::counts::DnsCounts;
 use super::forward::Forwarder;
-use super::names::Names;
 use super::outside::SandboxScope;
 use super::redirect::{PASS_MARK, redirect};
 use super::sandbox_resolver::{ResolverPlace, SandboxResolver};
 use super::served_sockets::ServedSockets;
-use super::service::DnsService;
+use super::service::{DnsService, NameSource, ServerScope};
 use super::sockets::{DNS_PORT, DnsSockets};
 use crate::hand_over::{Share, SharedDescriptors};
 use crate::kernel::Netns;
@@ -38,15 +36,6 @@ pub(crate) struct DnsInterceptor {
     scope: watch::Sender<SandboxScope>,
     sockets: Arc<InterceptorSockets>,
     _tasks: JoinSet<()>,
-}
-
-/// What an interceptor answers with, and where it counts what it refuses.
-#[derive(Debug, Clone)]
-pub(crate) struct NameSource {
-    /// The names of all networks.
-    pub(crate) names: watch::Receiver<Arc<Names>>,
-    /// The counts of this process.
-    pub(crate) counts: Arc<DnsCounts>,
 }
 
 /// What an interceptor serves on, and the rule that leads there.
@@ -97,8 +86,8 @@ impl DnsInterceptor {
         let (sockets, redirect, socket) = opened.await.map_err(io::Error::other)??;
         let forwarder = Forwarder::inside(SandboxResolver::new(place, socket)?);
         let (scope, scope_of) = watch::channel(scope);
-        let NameSource { names, counts } = source;
-        let (tasks, served) = DnsService::of_sandbox(scope_of, names, forwarder, counts, sockets)?;
+        let scope_of = ServerScope::Sandbox(scope_of);
+        let (tasks, served) = DnsService::serve(scope_of, source, forwarder, sockets)?;
         let sockets = Arc::new(InterceptorSockets { served, redirect });
 
         Ok(Self { scope, sockets, _tasks: tasks })

@@ -37,7 +37,7 @@ mod sockets;
 mod testing;
 
 pub(crate) use counts::DnsCounts;
-pub(crate) use interceptor::{DnsInterceptor, NameSource};
+pub(crate) use interceptor::DnsInterceptor;
 pub use names::{Asker, Names};
 #[cfg(test)]
 pub(crate) use names::{Meaning, RecordKind};
@@ -46,4 +46,5 @@ pub(crate) use network_names::NetworkNames;
 pub(crate) use outside::ReservedLabels;
 pub use outside::{EngineNames, SandboxScope};
 pub use server::DnsServers;
+pub(crate) use service::NameSource;
 pub use sockets::DnsSockets;

@@ -15,7 +15,7 @@ use super::forward::Forwarder;
 use super::names::Names;
 use super::resolvers::Resolvers;
 use super::served_sockets::ServedSockets;
-use super::service::DnsService;
+use super::service::{DnsService, NameSource, ServerScope};
 use super::sockets::DnsSockets;
 
 /// All DNS servers of this node; dropping this ends them.
@@ -70,8 +70,9 @@ impl DnsServers {
     ) -> io::Result<Arc<ServedSockets>> {
         let addresses = sockets.addresses();
         let forwarder = Forwarder::new(Arc::clone(&self.resolvers));
-        let (names, counts) = (self.names.subscribe(), Arc::clone(&self.counts));
-        let (tasks, served) = DnsService::of_network(network, names, forwarder, counts, sockets)?;
+        let source = NameSource { names: self.names.subscribe(), counts: Arc::clone(&self.counts) };
+        let scope = ServerScope::Network(network);
+        let (tasks, served) = DnsService::serve(scope, source, forwarder, sockets)?;
         self.servers.insert(network, Server { addresses, _tasks: tasks });
         self.exclude_own();
 

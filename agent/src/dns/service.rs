@@ -11,7 +11,7 @@ use overlay_core::NetworkId;
 use overlay_daemon::supervise::begun_again;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -51,11 +51,20 @@ const NAMES_LAG: Duration = Duration::from_millis(250);
 
 /// The clients of a server.
 #[derive(Debug, Clone)]
-enum ServerScope {
+pub(super) enum ServerScope {
     /// All endpoints of a network, identified by address.
     Network(NetworkId),
     /// One sandbox.
     Sandbox(watch::Receiver<SandboxScope>),
+}
+
+/// What a server answers with, and where it counts what it refuses.
+#[derive(Debug, Clone)]
+pub(crate) struct NameSource {
+    /// The names of all networks.
+    pub(crate) names: watch::Receiver<Arc<Names>>,
+    /// The counts of this process.
+    pub(crate) counts: Arc<DnsCounts>,
 }
 
 /// What every task of one server shares.
@@ -83,47 +92,38 @@ enum Fate {
 pub(super) type Serving = (JoinSet<()>, Arc<ServedSockets>);
 
 impl DnsService {
-    /// Serves all endpoints of a network.
-    pub(super) fn of_network(
-        network: NetworkId,
-        names: watch::Receiver<Arc<Names>>,
+    /// Serves the clients of a scope: a sandbox has the limits of a single container.
+    pub(super) fn serve(
+        scope: ServerScope,
+        source: NameSource,
         forwarder: Forwarder,
-        counts: Arc<DnsCounts>,
         sockets: DnsSockets,
     ) -> io::Result<Serving> {
-        let (scope, shut_out) = (ServerScope::Network(network), ShutOut::Clients);
-        let forwards = InFlight::new(FORWARDS_PER_SOURCE, FORWARDS);
-        let streams = InFlight::new(STREAMS_PER_SOURCE, STREAMS);
+        let (shut_out, forwards, streams) = match &scope {
+            ServerScope::Network(_) => (ShutOut::Clients, FORWARDS, STREAMS),
+            ServerScope::Sandbox(_) => (ShutOut::All, FORWARDS_PER_SOURCE, STREAMS_PER_SOURCE),
+        };
         let (floods, reported) = FloodReports::channel();
-        let rates = Arc::default();
-        let service = Self { scope, names, forwarder, forwards, streams, rates, floods, counts };
+        let NameSource { names, counts } = source;
+        let service = Self {
+            scope,
+            names,
+            forwarder,
+            forwards: InFlight::new(FORWARDS_PER_SOURCE, forwards),
+            streams: InFlight::new(STREAMS_PER_SOURCE, streams),
+            rates: Arc::default(),
+            floods,
+            counts,
+        };
 
-        service.serve(sockets, shut_out, reported)
+        service.begin(sockets, shut_out, reported)
     }
 
-    /// Serves one sandbox, with the limits of a single container.
-    pub(super) fn of_sandbox(
-        scope: watch::Receiver<SandboxScope>,
-        names: watch::Receiver<Arc<Names>>,
-        forwarder: Forwarder,
-        counts: Arc<DnsCounts>,
-        sockets: DnsSockets,
-    ) -> io::Result<Serving> {
-        let (scope, shut_out) = (ServerScope::Sandbox(scope), ShutOut::All);
-        let forwards = InFlight::new(FORWARDS_PER_SOURCE, FORWARDS_PER_SOURCE);
-        let streams = InFlight::new(STREAMS_PER_SOURCE, STREAMS_PER_SOURCE);
-        let (floods, reported) = FloodReports::channel();
-        let rates = Arc::default();
-        let service = Self { scope, names, forwarder, forwards, streams, rates, floods, counts };
-
-        service.serve(sockets, shut_out, reported)
-    }
-
-    fn serve(
+    fn begin(
         self,
         sockets: DnsSockets,
         shut_out: ShutOut,
-        reported: tokio::sync::mpsc::Receiver<IpAddr>,
+        reported: mpsc::Receiver<IpAddr>,
     ) -> io::Result<Serving> {
         let mut tasks = JoinSet::new();
         let mut served = ServedSockets::default();
@@ -237,11 +237,11 @@ impl DnsService {
     }
 
     fn fate(&self, disposition: Disposition, source: IpAddr) -> Fate {
-        let client = self.client(source);
         match disposition {
             Disposition::Silence => Fate::Dropped,
             Disposition::Reply(reply) => Fate::Answered(reply),
             Disposition::Elsewhere(question) => {
+                let client = self.client(source);
                 self.rates().note_refused(client, question.name(), now());
                 Fate::Answered(question.unanswered(ResponseCode::NXDomain))
             }
@@ -278,24 +278,20 @@ impl DnsService {
 
     /// Answers what takes time to answer.
     async fn finish(&self, fate: Fate, source: IpAddr) -> Option<Vec<u8>> {
-        match fate {
-            Fate::Dropped => None,
-            Fate::Answered(reply) => Some(reply),
-            Fate::Forwarded(question, _permit) => Some(self.forwarder.forward(&question).await),
+        let settled = match fate {
             Fate::Unsettled(question, permit) => {
                 let settled = self.settle(question).await;
                 drop(permit);
-                match self.fate(settled, source) {
-                    Fate::Dropped => None,
-                    Fate::Answered(reply) => Some(reply),
-                    Fate::Forwarded(question, _permit) => {
-                        Some(self.forwarder.forward(&question).await)
-                    }
-                    Fate::Unsettled(question, _) => {
-                        Some(question.unanswered(ResponseCode::ServFail))
-                    }
-                }
+                self.fate(settled, source)
             }
+            settled @ (Fate::Dropped | Fate::Answered(_) | Fate::Forwarded(..)) => settled,
+        };
+
+        match settled {
+            Fate::Dropped => None,
+            Fate::Answered(reply) => Some(reply),
+            Fate::Forwarded(question, _permit) => Some(self.forwarder.forward(&question).await),
+            Fate::Unsettled(question, _) => Some(question.unanswered(ResponseCode::ServFail)),
         }
     }
 
