@@ -95,7 +95,9 @@ pub(super) fn address(message: &AddressMessage, names: &BTreeMap<u32, String>) -
 }
 
 fn is_kernel_made(ip: IpAddr) -> bool {
-    matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local() && ![GATEWAY_V6, JOINED_V6].contains(&ip))
+    let IpAddr::V6(ip) = ip else { return false };
+
+    ip.is_unicast_link_local() && ![GATEWAY_V6, JOINED_V6].contains(&ip)
 }
 
 /// No duplicate detection: we know who has the address, and its user must not wait.

@@ -135,9 +135,7 @@ struct Tables {
 impl Tables {
     fn guard(&mut self, desired: &Arc<Guard>) -> Guarded {
         let kept = self.guard.keep(desired);
-        if let Some(performed) = self.guard.take_performed() {
-            self.filter.follow(performed);
-        }
+        self.filter.program.follow(&mut self.guard.program);
         match kept {
             Ok(kept) => Guarded {
                 did_something: kept != GuardChange::AsItWas,
@@ -156,9 +154,7 @@ impl Tables {
 
     fn enforce(&mut self, desired: FilterDesired) -> Enforced {
         let enforced = enforce(&mut self.filter, desired);
-        if let Some(performed) = self.filter.take_performed() {
-            self.guard.follow(performed);
-        }
+        self.guard.program.follow(&mut self.filter.program);
 
         enforced
     }

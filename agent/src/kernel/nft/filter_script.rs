@@ -227,12 +227,13 @@ fn chains(script: &mut String, filter: &Filter) {
     for family in Family::ALL {
         log_chains(script, filter, family);
         let rules = filter.rules.iter().flat_map(|rule| rule_lines(rule, family, refusal));
-        let (foreign, closed) = if is_linked(filter) { linked(family) } else { (None, Vec::new()) };
+        let foreign = is_linked(filter).then(|| from_link_to_link(family));
+        let closed = is_linked(filter).then(|| closed(family));
         let lines = strangers(family)
             .into_iter()
             .chain(foreign)
             .chain(rules)
-            .chain(closed)
+            .chain(closed.into_iter().flatten())
             .chain([format!("goto {DEFAULT}")]);
         chain(script, &format!("judge{}", family.number()), lines);
     }
@@ -251,17 +252,23 @@ fn chains(script: &mut String, filter: &Filter) {
     chain(script, FORWARD, std::iter::once(hook).chain(passing).chain(forward));
 }
 
-/// Writes what is decided of flows from or to linked networks: before the rules, that there is no
-/// way from one to another, and after them, that nothing else passes where only rules are for them,
-/// in shadow too.
-fn linked(family: Family) -> (Option<String>, Vec<String>) {
-    let (header, number) = (family.header(), family.number());
-    let of = |end: &str, set: &str| format!("ct original {header} {end} @{set}v{number}");
-    let foreign = format!("{} {} goto {UNKNOWN}", of("saddr", "linked"), of("daddr", "linked"));
-    let closed = ["saddr", "daddr"]
-        .map(|end| format!("{} counter name \"{DEFAULT}\" drop", of(end, "closed")));
+/// Writes that there is no way from one linked network to another, before the rules.
+fn from_link_to_link(family: Family) -> String {
+    let [from, to] = ["saddr", "daddr"].map(|end| is_in(end, "linked", family));
 
-    (Some(foreign), closed.into())
+    format!("{from} {to} goto {UNKNOWN}")
+}
+
+/// Writes, after the rules, that nothing else passes from or to linked networks where only rules
+/// are for them, in shadow too.
+fn closed(family: Family) -> [String; 2] {
+    ["saddr", "daddr"]
+        .map(|end| format!("{} counter name \"{DEFAULT}\" drop", is_in(end, "closed", family)))
+}
+
+/// Writes that an end of a flow, `saddr` or `daddr`, is in a set.
+fn is_in(end: &str, set: &str, family: Family) -> String {
+    format!("ct original {} {end} @{set}v{}", family.header(), family.number())
 }
 
 /// Writes what is decided before the rules: nodes are pinged, and strangers refused.

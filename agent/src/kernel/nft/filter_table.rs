@@ -12,7 +12,7 @@ use overlay_core::policy::Filter;
 use super::filter_script::{
     self, DEFAULT, FORWARD, Generation, INVALID, RULE_PREFIX, TABLE, TABLE_NAME, UNKNOWN,
 };
-use super::program::{Counter, NftError, Performed, Program, Stamp};
+use super::program::{Counter, NftError, Performed, Program};
 use super::requests::lacks_nftables;
 use crate::kernel::Netns;
 use crate::kernel::sysctl;
@@ -47,25 +47,15 @@ pub struct FilterCounts {
 /// The table in one namespace.
 #[derive(Debug)]
 pub struct FilterTable {
-    program: Program,
+    pub(super) program: Program,
     generation: Generation,
     held: Option<Arc<Filter>>,
-    /// What the last transaction left.
-    stamp: Stamp,
-    /// Our transactions about the table that nobody was told of yet.
-    performed: Option<Performed>,
 }
 
 impl FilterTable {
     /// Takes over whatever table is in a namespace, without touching it. `bits` are random.
     pub fn new(netns: Netns, bits: u32) -> Self {
-        Self {
-            program: Program::new(netns),
-            generation: Generation::from_random(bits),
-            held: None,
-            stamp: Stamp::default(),
-            performed: None,
-        }
+        Self { program: Program::new(netns), generation: Generation::from_random(bits), held: None }
     }
 
     /// Returns whether this filter is what was put in place last.
@@ -107,7 +97,7 @@ impl FilterTable {
             set_liberal();
             requests.stamp()
         })?;
-        if self.stamp.is(stamp) {
+        if self.program.has_left(stamp) {
             return Ok(false);
         }
         self.held = None;
@@ -140,13 +130,16 @@ impl FilterTable {
             let after = requests.stamp()?;
             Ok(was_there.then_some(Performed { before, after }))
         });
-        self.performed = match removed {
+        let removed = match removed {
             Err(NftError::Kernel(error)) if lacks_nftables(&error) => None,
             removed => removed?,
         };
         self.held = None;
+        if let Some(performed) = removed {
+            self.program.note(performed);
+        }
 
-        Ok(self.performed.is_some())
+        Ok(removed.is_some())
     }
 
     /// Returns whether a table, whoever made it, decides about the packets of the namespace.
@@ -166,24 +159,10 @@ impl FilterTable {
     pub fn counts(&self) -> Result<FilterCounts, NftError> {
         Ok(counts(self.program.counters(TABLE)?))
     }
-    /// Takes note of a transaction of ours about another table of the namespace.
-    pub(super) fn follow(&mut self, performed: Performed) {
-        self.stamp.follow(performed);
-    }
-
-    /// Returns the last transaction, once.
-    pub(super) fn take_performed(&mut self) -> Option<Performed> {
-        self.performed.take()
-    }
 
     /// Has the program perform a script, in one transaction.
     fn load(&mut self, script: &str) -> Result<(), NftError> {
-        self.stamp = Stamp::default();
-        let performed = self.program.load(script, set_liberal)?;
-        self.stamp = Stamp::left(performed);
-        self.performed = Some(performed);
-
-        Ok(())
+        self.program.load(script, set_liberal)
     }
 }
 

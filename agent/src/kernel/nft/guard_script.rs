@@ -15,12 +15,12 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 
 use super::guard::{Guard, GuardReason, Sender};
-use crate::kernel::namespace_desired::TUN_NAME;
+use crate::kernel::namespace_desired::{GATEWAY_V6, TUN_NAME};
 
 /// The tables' name, of both families and of ARP, in the namespace of a network.
 pub(super) const TABLE_NAME: &str = "overlay_guard";
@@ -30,8 +30,8 @@ pub(super) const ARP_TABLE: &str = "arp overlay_guard";
 
 /// The sets that are the same whatever the endpoints are, and the chains. Fragments that do not end
 /// a packet have 256 bytes and more on every path with the MTUs that IPv6 asks for, and begin
-/// beyond byte 192; what is shorter hides its ports. Neighbour discovery (`@th,64,128` is the target
-/// of an advertisement) is judged by whom it speaks of.
+/// beyond byte 192; what is shorter hides its ports. Neighbour discovery (`@th,64,128` is the
+/// target of an advertisement) is judged by whom it speaks of.
 const CHAINS: &str = r#"
   chain prerouting {
     type filter hook prerouting priority -450; policy accept;
@@ -256,7 +256,7 @@ fn sets(guard: &Guard) -> [NamedSet; 13] {
         let ranges = guard.inside.iter().filter(|(first, _)| first.is_ipv4() == is_v4);
         ranges.map(|(first, last)| range(*first, *last)).collect::<BTreeSet<_>>()
     };
-    let gateway = IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1));
+    let gateway = IpAddr::V6(GATEWAY_V6);
     let inside6 = inside(false).into_iter().chain([gateway.to_string()]).collect();
 
     [

@@ -1,4 +1,5 @@
-//! The tables of a network's [`Guard`], as the program `nft` puts them into the network's namespace.
+//! The tables of a network's [`Guard`], as the program `nft` puts them into the network's
+//! namespace.
 //!
 //! They stay when this process ends, as the policy's table does.
 
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use super::filter_table::FilterCount;
 use super::guard::{Guard, GuardReason};
 use super::guard_script::{self, ARP_TABLE, TABLE, TABLE_NAME};
-use super::program::{Counter, NftError, Performed, Program, Stamp};
+use super::program::{Counter, NftError, Program};
 use super::requests::Requests;
 use crate::kernel::Netns;
 
@@ -24,16 +25,14 @@ pub type GuardCounts = BTreeMap<GuardReason, FilterCount>;
 /// The tables in one namespace.
 #[derive(Debug)]
 pub(crate) struct GuardTable {
-    program: Program,
+    pub(super) program: Program,
     held: Option<Arc<Guard>>,
-    stamp: Stamp,
-    performed: Option<Performed>,
 }
 
 impl GuardTable {
     /// Takes over whatever tables are in a namespace, without touching them.
     pub(crate) fn new(netns: Netns) -> Self {
-        Self { program: Program::new(netns), held: None, stamp: Stamp::default(), performed: None }
+        Self { program: Program::new(netns), held: None }
     }
 
     /// Makes the tables those of a guard, in one transaction, if they are not that already, or if
@@ -45,7 +44,7 @@ impl GuardTable {
     pub(crate) fn keep(&mut self, guard: &Arc<Guard>) -> Result<GuardChange, NftError> {
         let now = self.program.request(Requests::stamp)?;
         let held = self.held.take();
-        let is_mine = held.is_some() && self.stamp.is(now);
+        let is_mine = held.is_some() && self.program.has_left(now);
         let script = match held.as_ref().filter(|_| is_mine) {
             Some(held) => guard_script::update(held, guard),
             None => None,
@@ -96,23 +95,8 @@ impl GuardTable {
         Ok(Some(counts))
     }
 
-    /// Takes note of a transaction of ours about another table of the namespace.
-    pub(super) fn follow(&mut self, performed: Performed) {
-        self.stamp.follow(performed);
-    }
-
-    /// Returns the last transaction, once.
-    pub(super) fn take_performed(&mut self) -> Option<Performed> {
-        self.performed.take()
-    }
-
     fn load(&mut self, script: &str) -> Result<GuardChange, NftError> {
-        self.stamp = Stamp::default();
-        let performed = self.program.load(script, || ())?;
-        self.stamp = Stamp::left(performed);
-        self.performed = Some(performed);
-
-        Ok(GuardChange::Changed)
+        self.program.load(script, || ()).map(|()| GuardChange::Changed)
     }
 }
 

@@ -55,10 +55,14 @@ impl NftError {
     }
 }
 
-/// The program, inside one namespace.
+/// The program, inside one namespace, for one of our tables there.
 #[derive(Debug)]
 pub(super) struct Program {
     netns: Netns,
+    /// What the last transaction about the table left.
+    stamp: Stamp,
+    /// That transaction, until our other tables are told of it.
+    untold: Option<Performed>,
 }
 
 /// A transaction that the program performed: the numbers of the tables' states around it.
@@ -109,15 +113,36 @@ impl Performed {
 
 impl Program {
     pub(super) fn new(netns: Netns) -> Self {
-        Self { netns }
+        Self { netns, stamp: Stamp::default(), untold: None }
+    }
+
+    /// Tells whether the tables of the namespace are as the last transaction left them, by the
+    /// number of their state now.
+    pub(super) fn has_left(&self, now: u32) -> bool {
+        self.stamp.is(now)
+    }
+
+    /// Takes note of a transaction about the table.
+    pub(super) fn note(&mut self, performed: Performed) {
+        self.stamp = Stamp::left(performed);
+        self.untold = Some(performed);
+    }
+
+    /// Is told, once, of the last transaction about another table of ours in the namespace, which
+    /// is none of foreign hands.
+    pub(super) fn follow(&mut self, other: &mut Self) {
+        if let Some(performed) = other.untold.take() {
+            self.stamp.follow(performed);
+        }
     }
 
     /// Has the program perform a script, in one transaction, and does `along` inside the namespace.
     pub(super) fn load(
-        &self,
+        &mut self,
         script: &str,
         along: impl FnOnce() + Send,
-    ) -> Result<Performed, NftError> {
+    ) -> Result<(), NftError> {
+        self.stamp = Stamp::default();
         let before = self.request(Requests::stamp)?;
         self.run(&["-f", "-"], script)?;
         let after = self.request(|requests| {
@@ -125,7 +150,9 @@ impl Program {
             requests.stamp()
         })?;
 
-        Ok(Performed { before, after })
+        self.note(Performed { before, after });
+
+        Ok(())
     }
 
     /// Reads the named counters of a table, such as `inet overlay`.
