@@ -9,7 +9,7 @@ use overlay_core::message;
 use overlay_core::policy::{
     ClusterPolicy, FilterLinks, FilterMode, NetworkFilter, Policy, PolicyEndpoint,
 };
-use overlay_core::{EndpointId, LinkAccess, Name, Network, NetworkId, NodeId};
+use overlay_core::{EndpointId, LinkAccess, Name, Network, NetworkId, NetworkLink, NodeId};
 
 use super::EndpointRows;
 use crate::kernel::nft::FilterDesired;
@@ -53,10 +53,17 @@ pub(crate) struct FilterTouch<'a> {
 struct Followed {
     name: Name,
     filter: NetworkFilter,
-    /// The linked networks, and what passes between.
-    links: Vec<(NetworkId, LinkAccess)>,
+    links: Vec<FollowedLink>,
     /// The labels of the nodes that have endpoints there; none are kept where the filter is open.
     labels: BTreeMap<NodeId, BTreeMap<String, String>>,
+}
+
+/// A network that one is linked with. Its own row may not be seen here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct FollowedLink {
+    network: NetworkId,
+    name: Name,
+    access: LinkAccess,
 }
 
 impl ClusterFilters {
@@ -149,42 +156,19 @@ impl Followed {
             self.replace(id, network, rows);
         }
         for &(of, id) in touch.linked {
-            let link = self.links.iter().find(|(linked, _)| *linked == of).copied();
-            if let Some((_, access)) = link {
-                self.replace_beyond(access, of, id, rows);
+            if let Some(link) = self.links.iter().find(|link| link.network == of) {
+                link.replace(&mut self.filter, id, rows);
             }
         }
     }
 
     /// Takes all endpoints of linked networks over.
     fn replace_linked(&mut self, rows: EndpointRows<'_>) {
-        for (network, access) in self.links.clone() {
-            for endpoint in rows.of(network) {
-                self.replace_beyond(access, network, endpoint.id, rows);
+        for link in &self.links {
+            for endpoint in rows.of(link.network) {
+                link.replace(&mut self.filter, endpoint.id, rows);
             }
         }
-    }
-
-    fn replace_beyond(
-        &mut self,
-        access: LinkAccess,
-        network: NetworkId,
-        id: EndpointId,
-        rows: EndpointRows<'_>,
-    ) {
-        let link = self.link_name(network, rows);
-        let endpoint = rows.find(network, id).map(|endpoint| PolicyEndpoint {
-            // Its own row may not be seen here.
-            network: link,
-            ..PolicyEndpoint::of(endpoint, rows.view)
-        });
-        self.filter.replace((network, id), Some(access), endpoint.as_ref());
-    }
-
-    fn link_name(&self, network: NetworkId, rows: EndpointRows<'_>) -> Option<Name> {
-        let own = rows.view.network_named(&self.name)?;
-
-        own.link_with(network).map(|link| link.name.clone())
     }
 
     fn replace(&mut self, id: EndpointId, network: &Network, rows: EndpointRows<'_>) {
@@ -209,13 +193,29 @@ impl Followed {
     }
 }
 
-/// Lists the networks that a network is linked with, and what passes between.
-fn links(network: &Network) -> Vec<(NetworkId, LinkAccess)> {
-    network.settings.links.iter().map(|link| (link.network, link.access)).collect()
+impl FollowedLink {
+    /// Takes an endpoint there over into the filter of this side.
+    fn replace(&self, filter: &mut NetworkFilter, id: EndpointId, rows: EndpointRows<'_>) {
+        let endpoint = rows.find(self.network, id).map(|endpoint| PolicyEndpoint {
+            network: Some(self.name.clone()),
+            ..PolicyEndpoint::of(endpoint, rows.view)
+        });
+        filter.replace((self.network, id), Some(self.access), endpoint.as_ref());
+    }
 }
 
-fn kind(links: &[(NetworkId, LinkAccess)]) -> FilterLinks {
-    let one = |(_, access): &(NetworkId, LinkAccess)| match access {
+/// Lists the networks that a network is linked with.
+fn links(network: &Network) -> Vec<FollowedLink> {
+    let followed = |link: &NetworkLink| {
+        let (network, name, access) = (link.network, link.name.clone(), link.access);
+        FollowedLink { network, name, access }
+    };
+
+    network.settings.links.iter().map(followed).collect()
+}
+
+fn kind(links: &[FollowedLink]) -> FilterLinks {
+    let one = |link: &FollowedLink| match link.access {
         LinkAccess::Defaults => FilterLinks::Open,
         LinkAccess::PolicyOnly => FilterLinks::Closed,
     };

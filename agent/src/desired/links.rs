@@ -1,7 +1,7 @@
 //! How linked networks are reached from this node: where it is a gateway, by a veth pair between
 //! two namespaces; elsewhere through the gateways among its peers. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 use overlay_core::{Network, NetworkId, NetworkLink, NodeId, View};
@@ -17,12 +17,16 @@ pub(super) fn joined<'a>(
     network: &'a Network,
     node: NodeId,
 ) -> impl Iterator<Item = (&'a NetworkLink, &'a Network)> {
-    let links =
-        network.settings.links.iter().filter(move |link| {
-            link.has_gateway(node) && view.member(link.network, node).is_some()
-        });
+    let links = network.settings.links.iter();
 
-    links.filter_map(move |link| Some((link, view.networks.get(&link.network)?)))
+    links.filter_map(move |link| Some((link, beyond(view, link, node)?)))
+}
+
+/// Returns the row of a linked network, if this node is a gateway to it.
+fn beyond<'a>(view: &'a View, link: &NetworkLink, node: NodeId) -> Option<&'a Network> {
+    let is_gateway = link.has_gateway(node) && view.member(link.network, node).is_some();
+
+    view.networks.get(&link.network).filter(|_| is_gateway)
 }
 
 /// Lists what the namespace of a network is joined with.
@@ -38,11 +42,11 @@ pub(super) fn joins(rows: EndpointRows<'_>, network: &Network) -> BTreeMap<Netwo
 
 /// Lists the prefixes that are reached through peers.
 pub(super) fn remote(rows: EndpointRows<'_>, network: &Network) -> Vec<IpNet> {
-    let is_joined =
-        |link: &&NetworkLink| joined(rows.view, network, rows.node).any(|(own, _)| own == *link);
-    let others = network.settings.links.iter().filter(|link| !is_joined(link));
+    let is_remote = |link: &&NetworkLink| {
+        !link.gateways.is_empty() && beyond(rows.view, link, rows.node).is_none()
+    };
 
-    others.filter(|link| !link.gateways.is_empty()).flat_map(NetworkLink::prefixes).collect()
+    network.settings.links.iter().filter(is_remote).flat_map(NetworkLink::prefixes).collect()
 }
 
 /// Lists the prefixes of linked networks that an endpoint reaches by this network: not those of
@@ -52,21 +56,18 @@ pub(super) fn reached(
     network: &Network,
     record: &EndpointRecord,
 ) -> Vec<IpNet> {
-    let is_on = |link: &&NetworkLink| {
-        rows.journal.values().any(|other| {
-            other.endpoint.network == link.network && other.sandbox.is_same_place(&record.sandbox)
-        })
-    };
+    if network.settings.links.is_empty() {
+        return Vec::new();
+    }
+    let here = rows.journal.values().filter(|other| other.sandbox.is_same_place(&record.sandbox));
+    let here: BTreeSet<NetworkId> = here.map(|other| other.endpoint.network).collect();
     // Of two networks of a sandbox that lead to the same third one, one does.
-    let is_led = |link: &&NetworkLink| {
-        rows.journal.values().any(|other| {
-            let leads = |of: &Network| of.link_with(link.network).is_some();
-            other.endpoint.network < network.id
-                && other.sandbox.is_same_place(&record.sandbox)
-                && rows.view.networks.get(&other.endpoint.network).is_some_and(leads)
-        })
+    let is_led = |link: &NetworkLink| {
+        let mut earlier = here.range(..network.id).filter_map(|id| rows.view.networks.get(id));
+        earlier.any(|other| other.link_with(link.network).is_some())
     };
-    let links = network.settings.links.iter().filter(|link| !is_on(link) && !is_led(link));
+    let links = network.settings.links.iter();
+    let links = links.filter(|link| !here.contains(&link.network) && !is_led(link));
 
     links.flat_map(NetworkLink::prefixes).collect()
 }
