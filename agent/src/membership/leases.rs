@@ -68,11 +68,7 @@ fn leases(view: &View, node: NodeId) -> Leases {
 }
 
 /// Lists the networks whose lease has run out. What was never heard has not been heard for ever.
-pub(crate) fn run_out(
-    leases: &Leases,
-    last: Option<Duration>,
-    now: Duration,
-) -> BTreeSet<NetworkId> {
+fn run_out(leases: &Leases, last: Option<Duration>, now: Duration) -> BTreeSet<NetworkId> {
     let age = last.map(|last| now.saturating_sub(last));
     let is_over = |lease: &Duration| age.is_none_or(|age| age >= *lease);
 

@@ -22,7 +22,10 @@ impl Revocations {
     pub(crate) fn kept(signed: impl IntoIterator<Item = SignedRevocation>) -> Self {
         let mut kept = Self::default();
         for signed in signed {
-            kept.insert(signed);
+            kept.add(signed);
+        }
+        if !kept.known.is_empty() {
+            kept.notices = Arc::new(kept.to_notices());
         }
 
         kept
@@ -31,6 +34,16 @@ impl Revocations {
     /// Adds one whose signature was verified; returns whether it is new. It is not if it is older
     /// than all of those that there is room for.
     pub(crate) fn insert(&mut self, signed: SignedRevocation) -> bool {
+        let is_new = self.add(signed);
+        if is_new {
+            self.notices = Arc::new(self.to_notices());
+        }
+
+        is_new
+    }
+
+    /// As [`Revocations::insert`], without what peers are told.
+    fn add(&mut self, signed: SignedRevocation) -> bool {
         let node = signed.revocation().node;
         if self.known.contains_key(&node) {
             return false;
@@ -40,7 +53,6 @@ impl Revocations {
             let oldest = self.known.values().map(age).min();
             self.known.retain(|_, signed| Some(age(signed)) != oldest);
         }
-        self.notices = Arc::new(self.to_notices());
 
         self.known.contains_key(&node)
     }

@@ -393,10 +393,7 @@ fn handle(
         Some(Event::Chunk(chunk)) => {
             match transfer.take(chunk).map_err(|error| Ended::Astray(error.to_string()))? {
                 Some(Whole::Snapshot(view)) => take_over(follower, view)?,
-                Some(Whole::Delta(delta)) => {
-                    let node = follower.node();
-                    follow(&follower.membership, |membership| go_on(membership, delta, node))?;
-                }
+                Some(Whole::Delta(delta)) => step(follower, delta)?,
                 None => return Ok(()),
             }
         }
@@ -406,8 +403,7 @@ fn handle(
         }
         Some(Event::Delta(delta)) => {
             let delta = Delta::try_from(delta).map_err(|error| Ended::Broken(error.into()))?;
-            let node = follower.node();
-            follow(&follower.membership, |membership| go_on(membership, delta, node))?;
+            step(follower, delta)?;
         }
         // A sign of life without a change before it: the view we came with is the latest.
         alive @ (Some(Event::Alive(_) | Event::Revocations(_)) | None) => {
@@ -434,22 +430,31 @@ fn take_over(follower: &Follower, view: View) -> Result<(), Ended> {
     })
 }
 
+fn step(follower: &Follower, delta: Delta) -> Result<(), Ended> {
+    let node = follower.node();
+
+    follow(&follower.membership, |membership| go_on(membership, delta, node))
+}
+
 /// Tells of networks that control lost while endpoints of this node are on them, and keeps which
 /// these are: after a restart they must not be taken for removed.
 async fn tell_lost(follower: &Follower) {
     let lost = follower.membership.borrow().lost.clone();
-    let told = |network: &NetworkId| follower.problems.stands(&ProblemKey::LostNetwork(*network));
-    let used = follower.journal.networks();
-    let is_kept = std::mem::replace(
+    let before = std::mem::replace(
         &mut *follower.kept_lost.lock().unwrap_or_else(PoisonError::into_inner),
         lost.clone(),
-    ) == lost;
-    if !is_kept {
+    );
+    if lost.is_empty() && before.is_empty() {
+        return;
+    }
+    if lost != before {
         let kept = lost.clone();
         // The store reports its own failure.
         let _ =
             in_store(&follower.renewal.store, move |store| store.put_lost_networks(&kept)).await;
     }
+    let told = |network: &NetworkId| follower.problems.stands(&ProblemKey::LostNetwork(*network));
+    let used = follower.journal.networks();
     let stands = |id: &NetworkId| lost.contains_key(id) && used.contains(id);
     follower.problems.retain(|key| !matches!(key, ProblemKey::LostNetwork(id) if !stands(id)));
     for (network, title) in lost.iter().filter(|(id, _)| used.contains(id) && !told(id)) {
