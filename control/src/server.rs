@@ -216,7 +216,7 @@ fn open(config: &Config) -> Result<(Box<dyn Store>, Settings, Hub, ClusterState)
         commits.push(Commit { to, records, changed, nonce: random::bits()? });
         audited.push(audit::entry::begin("a lineage was given", to, clock::now_unix()));
     }
-    if !audited.is_empty() || !commits.is_empty() {
+    if !audited.is_empty() {
         store.commit_audited(loaded.revision, &commits, &audited.into())?;
     }
     // After a restore it does not reach back as far as revisions do.

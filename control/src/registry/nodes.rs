@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use overlay_core::{Change, Creator, HostReport, Node, NodeId, Revocation, RowKey, node};
+use overlay_core::{Change, HostReport, Node, NodeId, Revocation, RowKey, node};
 
 use super::record::{Enrollment, Revoked};
 use super::{
-    Actor, Announce, ClusterState, Decision, EnrollmentError, Record, Reply, limits, names,
-    require_admin,
+    Actor, Announce, ClusterState, Decision, EnrollmentError, Record, Reply, creator, limits,
+    names, require_admin,
 };
 
 /// Records how a node is reached and what its host has in use.
@@ -53,10 +53,7 @@ pub(super) fn announce(state: &ClusterState, id: NodeId, announce: Announce) -> 
 pub(super) fn remove(state: &ClusterState, actor: Actor, name: &str, now: u64) -> Decision {
     require_admin(state, actor)?;
     let node = state.node_of(name)?;
-    let by = match actor {
-        Actor::Operator => None,
-        Actor::Node(id) => state.node_name(id).map(|name| Creator { node: id, name }),
-    };
+    let by = creator(state, actor)?;
     let revocation = Revocation { node: node.id, name: node.name.clone(), at: now, by };
 
     Ok((Reply::Done, evict(state, revocation)))

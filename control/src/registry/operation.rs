@@ -103,7 +103,7 @@ pub(crate) enum Operation {
     BeginAnew(BeginAnew),
     /// A node tells what it holds after control's history began anew.
     Report(NodeReport),
-    /// An admin's node tells which nodes it knows to have been removed.
+    /// An operator's restore takes over which nodes the state before it knew to be removed.
     MergeRemoved(Vec<Revoked>),
 }
 

@@ -156,9 +156,7 @@ impl ClusterState {
         node: NodeId,
         block: Ipv4Net,
     ) -> bool {
-        let held = self.fencing.held.get(&network).into_iter().flatten();
-
-        held.filter(|held| held.node == node)
+        self.own_hold(network, node)
             .any(|held| matches!(held.prefix, IpNet::V4(prefix) if block.contains(&prefix)))
     }
 
@@ -179,9 +177,13 @@ impl ClusterState {
         node: NodeId,
         address: IpAddr,
     ) -> bool {
+        self.own_hold(network, node).any(|held| held.prefix.contains(&address))
+    }
+
+    fn own_hold(&self, network: NetworkId, node: NodeId) -> impl Iterator<Item = &Held> {
         let held = self.fencing.held.get(&network).into_iter().flatten();
 
-        held.filter(|held| held.node == node).any(|held| held.prefix.contains(&address))
+        held.filter(move |held| held.node == node)
     }
 
     fn others_hold(&self, network: NetworkId, node: NodeId) -> impl Iterator<Item = &Held> {
