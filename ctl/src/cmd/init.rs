@@ -15,7 +15,7 @@ use overlay_proto::{Code, JoinLine, Refusal, v1};
 use serde::Serialize;
 
 use self::first_line::ControlSetup;
-use super::{Context, connected, join, require_root};
+use super::{Context, connected, join, require_root, start};
 use crate::addresses;
 use crate::client::Agent;
 use crate::failure::{Failure, Outcome};
@@ -312,7 +312,6 @@ fn already_a_node(why: &str) -> Failure {
     Refusal::new(Code::WrongState, text).into()
 }
 
-/// Starts control and waits until it says that it listens.
 async fn start_control(
     launch: &Launch,
     state: &StateDir,
@@ -320,10 +319,6 @@ async fn start_control(
     context: &Context,
 ) -> Outcome<Started> {
     context.output.step("Starting control");
-    let control = launch.bring_up(state, manner, async || Ok(())).await?;
-    if let Some(warning) = control.as_root() {
-        context.output.warn(format!("overlayctl: {warning}"));
-    }
 
-    Ok(control)
+    start::bring_up_control(launch, state, manner, context).await
 }

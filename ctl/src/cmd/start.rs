@@ -161,17 +161,26 @@ async fn start(
     };
 
     match service {
-        Service::Control => {
-            let started = launch.bring_up(state, manner, async || Ok(())).await?;
-            if let Some(warning) = started.as_root() {
-                context.output.warn(format!("overlayctl: {warning}"));
-            }
-            Ok(started)
-        }
+        Service::Control => bring_up_control(&launch, state, manner, context).await,
         Service::Agent => {
             launch.bring_up(state, manner, async || context.status().await.map(drop)).await
         }
     }
+}
+
+/// Starts control and waits until it says that it listens; warns where it has to run as root.
+pub(super) async fn bring_up_control(
+    launch: &Launch,
+    state: &StateDir,
+    manner: Manner,
+    context: &Context,
+) -> Outcome<Started> {
+    let started = launch.bring_up(state, manner, async || Ok(())).await?;
+    if let Some(warning) = started.as_root() {
+        context.output.warn(format!("overlayctl: {warning}"));
+    }
+
+    Ok(started)
 }
 
 fn came_up(started: &Started) -> Program {

@@ -85,6 +85,10 @@ impl From<AuditRecord> for AuditView {
     }
 }
 
+fn dash(text: &Option<String>) -> String {
+    text.clone().unwrap_or_else(|| "-".to_owned())
+}
+
 /// What came from another host does not move this terminal's cursor.
 fn plain(text: &str) -> String {
     text.replace(char::is_control, " ")
@@ -129,7 +133,7 @@ impl Report for AuditLog {
                 record.number.to_string().into(),
                 record.time.clone().into(),
                 record.who.clone().into(),
-                record.from.clone().unwrap_or_else(|| "-".to_owned()).into(),
+                dash(&record.from).into(),
                 record.what.clone().into(),
                 record.which.clone().into(),
             ]
@@ -170,7 +174,6 @@ impl Report for AuditDetails {
 
 impl AuditView {
     fn details_text(&self, page: Page) -> String {
-        let dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
         let who = match (&self.id, &self.role) {
             (Some(id), Some(role)) => format!("{} ({role} {id})", self.who),
             (Some(id), None) => format!("{} ({id})", self.who),
@@ -286,7 +289,6 @@ impl VerifiedAudit {
 
 impl Report for VerifiedAudit {
     fn text(&self, page: Page) -> String {
-        let dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
         let mut rows = vec![
             ("whole", format!("records {} to {}", self.first, self.last)),
             ("since", dash(&self.since)),
