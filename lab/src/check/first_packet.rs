@@ -33,10 +33,7 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
         started += AT_ONCE.min(rounds - started);
     }
     let counted = refused(&cluster)?;
-    let mut came = 0;
-    for victim in victims {
-        came += arrived(victim)?.values().sum::<u64>();
-    }
+    let came = came_to(victims)?;
     notes.say(&format!(
         "{started} containers started and sent {sent} packets at once: {came} arrived, {counted} \
          were counted as refused"
@@ -49,13 +46,14 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     let to: Vec<_> = [addresses(&cluster, "near2")?, addresses(&cluster, "far2")?].concat();
     enforce(&cluster, ALLOW, Some("all"))?;
     storm(&cluster, "allowed", 2, &to)?;
-    let mut came = 0;
-    for victim in victims {
-        came += arrived(victim)?.values().sum::<u64>();
-    }
-    ensure!(came > 0, "nothing arrives where everything is allowed");
+    ensure!(came_to(victims)? > 0, "nothing arrives where everything is allowed");
     cluster.ctl(0, &["policy", "rollback", "0"])?;
     cluster.finish()
+}
+
+/// Stops the victims; returns how many packets came to them.
+fn came_to(victims: [Running; 2]) -> Result<u64> {
+    victims.into_iter().map(|victim| Ok(arrived(victim)?.values().sum::<u64>())).sum()
 }
 
 /// Starts so many containers at once; returns how many packets they sent.

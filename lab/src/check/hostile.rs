@@ -143,7 +143,7 @@ pub(super) fn arrived(watcher: Running) -> Result<Arrived> {
     serde_json::from_str(line).with_context(|| output.stderr.clone())
 }
 
-/// Puts a policy in force on both hosts; its last rule is `rule`, or it has none.
+/// Puts a policy in force on all hosts; its last rule is `rule`, or it has none.
 pub(super) fn enforce(cluster: &Cluster, policy: &str, rule: Option<&str>) -> Result<()> {
     let apply = cluster.host(0).try_command("overlayctl")?.args(["policy", "apply", "/dev/stdin"]);
     apply.input(policy)?.run()?;
@@ -157,7 +157,9 @@ pub(super) fn enforce(cluster: &Cluster, policy: &str, rule: Option<&str>) -> Re
         rows.iter().filter(is_it).any(|row| row["in_force"] == true)
     };
 
-    wait_until(PATIENCE, "the policy is in force", || in_force(0) && in_force(1)).map(drop)
+    let hosts = 0..cluster.lab().hosts().len();
+
+    wait_until(PATIENCE, "the policy is in force", || hosts.clone().all(in_force)).map(drop)
 }
 
 /// Starts a container that counts what arrives of attacks.

@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 use nix::poll::{PollFd, PollFlags, poll};
@@ -24,6 +24,7 @@ use nix::sys::socket::{
 use self::attacks::{Attack, MARKER, Scene};
 use crate::process::poll_timeout;
 use crate::tool::{is_stopped, stop_on_signal};
+use crate::wait::wait_until;
 
 /// What an attacker or a watcher says once it is ready.
 pub(crate) const READY: &str = "ready";
@@ -253,14 +254,11 @@ fn scene(options: &Options) -> Result<Scene> {
     let gateway = gateway().context("there is no gateway")?;
     // Whoever is spoken to is a neighbour then.
     UdpSocket::bind("0.0.0.0:0")?.send_to(&[0], (gateway, 53))?;
-    let begun = Instant::now();
-    let gateway_mac = loop {
-        match neighbour(gateway) {
-            Some(mac) => break mac,
-            None => ensure!(begun.elapsed() < Duration::from_secs(5), "the gateway is silent"),
-        }
-        std::thread::yield_now();
-    };
+    let mut gateway_mac = None;
+    wait_until(Duration::from_secs(5), "the gateway answers", || {
+        gateway_mac = neighbour(gateway);
+        gateway_mac.is_some()
+    })?;
     let (mut own, mut mac) = (Vec::<IpAddr>::new(), None);
     for interface in nix::ifaddrs::getifaddrs()?.filter(|one| one.interface_name == LINK) {
         own.extend(interface.address.as_ref().and_then(address));
@@ -283,7 +281,7 @@ fn scene(options: &Options) -> Result<Scene> {
 
     Ok(Scene {
         mac: mac.context("eth0 has no hardware address")?,
-        gateway_mac,
+        gateway_mac: gateway_mac.context("the gateway is silent")?,
         own: (v4.context("no IPv4 address")?, *global.context("no IPv6 address")?),
         link_local: *link_local.context("no link-local address")?,
         gateway,

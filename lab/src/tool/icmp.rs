@@ -70,7 +70,8 @@ fn skip_ipv4_header(packet: &[u8]) -> Option<&[u8]> {
     packet.get(length..)
 }
 
-fn checksum(message: &[u8]) -> u16 {
+/// The Internet's checksum (RFC 1071).
+pub(in crate::tool) fn checksum(message: &[u8]) -> u16 {
     let sum: u32 = message
         .chunks(2)
         .map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)))

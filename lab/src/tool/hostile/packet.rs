@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::tool::icmp::checksum;
+
 /// A hardware address.
 pub(super) type Mac = [u8; 6];
 
@@ -45,7 +47,7 @@ pub(super) fn ipv4(
     let mut header = vec![0x45, 0, length[0], length[1], 0x66, 0x66, high, low, 64, protocol, 0, 0];
     header.extend(from.octets());
     header.extend(to.octets());
-    let sum = checksum(&[&header]).to_be_bytes();
+    let sum = checksum(&header).to_be_bytes();
     header[10..12].copy_from_slice(&sum);
 
     [header, payload.to_vec()].concat()
@@ -97,7 +99,7 @@ pub(super) fn icmp(from: IpAddr, to: IpAddr, kind: u8, code: u8, body: &[u8]) ->
     if from.is_ipv6() {
         return summed(from, to, ICMP6, message, 2);
     }
-    let sum = checksum(&[&message]).to_be_bytes();
+    let sum = checksum(&message).to_be_bytes();
 
     [&[kind, code, sum[0], sum[1]][..], body].concat()
 }
@@ -116,22 +118,10 @@ fn summed(from: IpAddr, to: IpAddr, protocol: u8, mut segment: Vec<u8>, at: usiz
     };
     let length = u32::try_from(segment.len()).unwrap_or(u32::MAX).to_be_bytes();
     let pseudo = [octets(from), octets(to), length.to_vec(), vec![0, 0, 0, protocol]].concat();
-    let sum = checksum(&[&pseudo, &segment]).to_be_bytes();
+    let sum = checksum(&[pseudo, segment.clone()].concat()).to_be_bytes();
     segment[at..at + 2].copy_from_slice(&sum);
 
     segment
-}
-
-/// The Internet's checksum of pieces that all but the last have an even length.
-fn checksum(pieces: &[&[u8]]) -> u16 {
-    let words = pieces.iter().flat_map(|piece| piece.chunks(2));
-    let word = |pair: &[u8]| u64::from(pair[0]) << 8 | u64::from(*pair.get(1).unwrap_or(&0));
-    let mut sum: u64 = words.map(word).sum();
-    while sum > 0xFFFF {
-        sum = (sum & 0xFFFF) + (sum >> 16);
-    }
-
-    !u16::try_from(sum).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -144,9 +134,13 @@ mod tests {
 
         let packet = ipv4(from, to, UDP, 0, &udp(from.into(), to.into(), (1, 2), b"odd"));
 
-        assert_eq!(checksum(&[&packet[..20]]), 0, "the header sums to zero");
+        assert_eq!(checksum(&packet[..20]), 0, "the header sums to zero");
         assert_eq!(packet[2..4], [0, 31]);
         let pseudo = [&from.octets()[..], &to.octets(), &[0, 0, 0, 11, 0, 0, 0, UDP]].concat();
-        assert_eq!(checksum(&[&pseudo, &packet[20..]]), 0, "and so does the datagram");
+        assert_eq!(
+            checksum(&[pseudo, packet[20..].to_vec()].concat()),
+            0,
+            "and so does the datagram"
+        );
     }
 }
