@@ -1,9 +1,7 @@
 //! Who may enter, see, make, change and remove which networks.
 
-use std::collections::BTreeSet;
-
 use overlay_core::{
-    EndpointId, Member, Network, NetworkId, NetworkSettings, NodeId, Role, Runtime, Selector,
+    EndpointId, Member, Network, NetworkId, NetworkSettings, NodeId, Role, Selector,
 };
 use overlay_proto::{Code, Refusal};
 
@@ -78,19 +76,11 @@ fn enter(network: NetworkId, key: u8) -> Operation {
 fn endpoint(node: NodeId, network: NetworkId, id: u64, member: &Member) -> overlay_core::Endpoint {
     let first = u32::from(member.blocks[0].prefix.network());
     let host = u32::try_from(id).expect("few endpoints") + 4;
+    let address = std::net::Ipv4Addr::from_bits(first + host);
 
     overlay_core::Endpoint {
-        id: EndpointId::from_random(id),
-        network,
-        node,
         name: format!("vault{id}").parse().expect("a name"),
-        aliases: Default::default(),
-        addresses: vec![std::net::Ipv4Addr::from_bits(first + host).into()],
-        labels: Default::default(),
-        runtime: Runtime::Run,
-        group: None,
-        container: None,
-        taken: BTreeSet::new(),
+        ..endpoint_at(network, node, EndpointId::from_random(id), address)
     }
 }
 

@@ -1,9 +1,9 @@
 //! What one node cannot take from all others, however it asks.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
-use overlay_core::{Endpoint, EndpointId, HostPrefix, Member, NetworkSettings, NodeId, Runtime};
+use overlay_core::{Endpoint, EndpointId, HostPrefix, Member, NetworkSettings, NodeId};
 use overlay_proto::Code;
 
 use super::testing::*;
@@ -26,19 +26,7 @@ fn announce(underlay: &str) -> Announce {
 }
 
 fn endpoint(member: &Member, id: u64, address: Ipv4Addr) -> Endpoint {
-    Endpoint {
-        id: EndpointId::from_random(id),
-        network: member.network,
-        node: member.node,
-        name: format!("e{id}").parse().expect("a name"),
-        aliases: BTreeSet::new(),
-        addresses: vec![address.into()],
-        labels: BTreeMap::new(),
-        runtime: Runtime::Run,
-        group: None,
-        container: None,
-        taken: BTreeSet::new(),
-    }
+    endpoint_at(member.network, member.node, EndpointId::from_random(id), address)
 }
 
 fn refused(state: &mut ClusterState, node: NodeId, command: Operation) -> (Code, String) {

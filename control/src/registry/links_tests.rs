@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use overlay_core::visibility::visible;
-use overlay_core::{Endpoint, EndpointId, Member, Runtime};
+use overlay_core::{Endpoint, EndpointId, Member};
 use overlay_proto::{Code, Refusal};
 
 use super::super::testing::*;
@@ -178,18 +178,11 @@ fn a_member_sees_of_a_linked_network_what_reaching_takes_and_no_key() {
     let close = Operation::SetNetwork { network: "b".to_owned(), nodes, lease: None };
     ask(&mut state, Actor::Operator, close).unwrap();
     let first = enter(&mut state, 2, "b").blocks[0].prefix.network();
+    let address = Ipv4Addr::from_bits(first.to_bits() + 9);
+    let (net, host) = (id(&state, "b"), NodeId::from_random(2));
     let vault = Endpoint {
-        id: EndpointId::from_random(1),
-        network: id(&state, "b"),
-        node: NodeId::from_random(2),
         name: "vault".parse().unwrap(),
-        aliases: BTreeSet::new(),
-        addresses: vec![Ipv4Addr::from_bits(first.to_bits() + 9).into()],
-        labels: BTreeMap::new(),
-        runtime: Runtime::Run,
-        group: None,
-        container: None,
-        taken: BTreeSet::new(),
+        ..endpoint_at(net, host, EndpointId::from_random(1), address)
     };
     ask(&mut state, node(2), Operation::PutEndpoints(vec![vault])).unwrap();
     enter(&mut state, 3, "a");

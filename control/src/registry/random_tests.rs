@@ -143,7 +143,8 @@ fn endpoint() -> impl Strategy<Value = Endpoint> {
 
 /// Draws commands of five hosts about four networks.
 pub(crate) fn command() -> impl Strategy<Value = (Actor, Operation)> {
-    let actor = prop_oneof![1 => Just(Actor::Operator), 9 => (0..5u64).prop_map(|n| Actor::Node(NodeId::from_random(n + 1)))];
+    let node = (0..5u64).prop_map(|n| Actor::Node(NodeId::from_random(n + 1)));
+    let actor = prop_oneof![1 => Just(Actor::Operator), 9 => node];
     let enter =
         || {
             (network(), 0..6u8, 0..4usize).prop_map(|(network, key, blocks)| {

@@ -2,9 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use overlay_core::ipam::Pool;
-use overlay_core::{
-    Endpoint, EndpointId, Member, NetworkId, NodeId, PublicKey, Revision, Role, Runtime,
-};
+use overlay_core::{Endpoint, EndpointId, Member, NetworkId, NodeId, PublicKey, Revision, Role};
 use proptest::prelude::*;
 
 use super::super::history::HistoryKey;
@@ -49,19 +47,7 @@ fn enter(n: u64) -> Operation {
 }
 
 fn endpoint(n: u64, id: EndpointId, address: Ipv4Addr) -> Endpoint {
-    Endpoint {
-        id,
-        network: NET,
-        node: node(n),
-        name: format!("e{id}").parse().expect("a name"),
-        aliases: BTreeSet::new(),
-        addresses: vec![address.into()],
-        labels: BTreeMap::new(),
-        runtime: Runtime::Run,
-        group: None,
-        container: None,
-        taken: BTreeSet::new(),
-    }
+    endpoint_at(NET, node(n), id, address)
 }
 
 /// What a host knows and runs, whatever control says.

@@ -1,10 +1,10 @@
 //! A cluster to try commands on, and the invariants that must hold after any of them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use overlay_core::policy::FilterMode;
-use overlay_core::{Endpoint, NetworkId, Role, claims};
+use overlay_core::{Endpoint, EndpointId, NetworkId, Role, Runtime, claims};
 use overlay_proto::Refusal;
 
 use super::*;
@@ -25,6 +25,28 @@ pub(crate) fn settings() -> Settings {
 /// Returns a history.
 pub(crate) fn history() -> HistoryKey {
     HistoryKey { lineage: [7; 16].into(), secret: Digest::of(b"secret") }
+}
+
+/// Returns an endpoint that is named by its id.
+pub(crate) fn endpoint_at(
+    network: NetworkId,
+    node: NodeId,
+    id: EndpointId,
+    address: impl Into<IpAddr>,
+) -> Endpoint {
+    Endpoint {
+        id,
+        network,
+        node,
+        name: format!("e{id}").parse().expect("a name"),
+        aliases: BTreeSet::new(),
+        addresses: vec![address.into()],
+        labels: BTreeMap::new(),
+        runtime: Runtime::Run,
+        group: None,
+        container: None,
+        taken: BTreeSet::new(),
+    }
 }
 
 /// Applies a command the way the writer does, and refuses it the way the service does.

@@ -3,8 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use overlay_core::{
-    Endpoint, EndpointId, HostPrefix, Member, NetworkId, NetworkMode, NetworkSettings, NodeId,
-    Role, Runtime,
+    Endpoint, EndpointId, HostPrefix, Member, NetworkId, NetworkMode, NetworkSettings, NodeId, Role,
 };
 use overlay_proto::{Code, Refusal};
 
@@ -72,17 +71,13 @@ impl Fixture {
 
     fn endpoint(&self, node: usize, id: u64, address: &str) -> Endpoint {
         Endpoint {
-            id: EndpointId::from_random(id),
-            network: self.network,
-            node: self.nodes[node],
             name: format!("e{id}").parse().expect("a name"),
-            aliases: BTreeSet::new(),
-            addresses: vec![address.parse().expect("an address")],
-            labels: BTreeMap::new(),
-            runtime: Runtime::Run,
-            group: None,
-            container: None,
-            taken: BTreeSet::new(),
+            ..endpoint_at(
+                self.network,
+                self.nodes[node],
+                EndpointId::from_random(id),
+                address.parse::<std::net::IpAddr>().expect("an address"),
+            )
         }
     }
 

@@ -16,7 +16,7 @@ use crate::kernel::nft::{Guard, GuardReason, GuardTable};
 use crate::kernel::tables::{Address, Step};
 use crate::kernel::{
     ContainerInterface, InterfaceOwner, JoinDesired, NamespaceDesired, NetworkNamespace,
-    SandboxDesired, VethDesired,
+    SandboxDesired, Tun, VethDesired,
 };
 
 const HERE: u8 = 11;
@@ -84,6 +84,19 @@ fn sandbox_there(container: &Container) -> SandboxDesired {
 
 async fn attach(namespace: &mut NetworkNamespace, n: u8, sandbox: &SandboxDesired) {
     clean(namespace.attach(endpoint(n), sandbox).await.expect("attached"));
+}
+
+/// Opens both networks, each with its container.
+async fn open_both(rig: &Rig, a: &Container, b: &Container) -> [(NetworkNamespace, Tun); 2] {
+    let [mut one, mut two] = [rig.open(1).await, rig.open(2).await];
+    reconcile(&mut one.0, &here()).await;
+    reconcile(&mut two.0, &there()).await;
+    attach(&mut one.0, HERE, &sandbox_here(a)).await;
+    attach(&mut two.0, THERE, &sandbox_there(b)).await;
+    reconcile(&mut one.0, &here()).await;
+    reconcile(&mut two.0, &there()).await;
+
+    [one, two]
 }
 
 fn talk(a: &Container, b: &Container) {
@@ -197,13 +210,7 @@ async fn addresses_of_a_joined_network_cannot_be_forged() {
     }
     let rig = Rig::new();
     let (a, b) = (Container::new(HERE), Container::new(THERE));
-    let ((mut one, _tun1), (mut two, _tun2)) = (rig.open(1).await, rig.open(2).await);
-    reconcile(&mut one, &here()).await;
-    reconcile(&mut two, &there()).await;
-    attach(&mut one, HERE, &sandbox_here(&a)).await;
-    attach(&mut two, THERE, &sandbox_there(&b)).await;
-    reconcile(&mut one, &here()).await;
-    reconcile(&mut two, &there()).await;
+    let [_one, _two] = open_both(&rig, &a, &b).await;
     talk(&a, &b);
     let mut inside = Netlink::open(&a.netns).await.expect("a connection");
 
@@ -231,13 +238,7 @@ async fn the_guard_passes_from_a_joined_network_what_is_of_that_network_alone() 
     }
     let rig = Rig::new();
     let (a, b) = (Container::new(HERE), Container::new(THERE));
-    let ((mut one, _tun1), (mut two, _tun2)) = (rig.open(1).await, rig.open(2).await);
-    reconcile(&mut one, &here()).await;
-    reconcile(&mut two, &there()).await;
-    attach(&mut one, HERE, &sandbox_here(&a)).await;
-    attach(&mut two, THERE, &sandbox_there(&b)).await;
-    reconcile(&mut one, &here()).await;
-    reconcile(&mut two, &there()).await;
+    let [(one, _tun1), (two, _tun2)] = open_both(&rig, &a, &b).await;
     let mut tables = [&one, &two].map(|namespace| GuardTable::new(namespace.netns().clone()));
     let keep = |table: &mut GuardTable, desired: &NamespaceDesired, n: u8, sandbox| {
         let sandboxes = BTreeMap::from([(endpoint(n), sandbox)]);
