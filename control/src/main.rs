@@ -280,7 +280,13 @@ fn run_backup(args: &BackupArgs) -> Result<(), Failure> {
     let BackupSummary { cluster, revision, nodes, networks, bytes } = made;
     if args.json {
         let cluster = cluster.to_string();
-        let summary = json!({ "cluster": cluster, "revision": revision.0, "nodes": nodes, "networks": networks, "bytes": bytes });
+        let summary = json!({
+            "cluster": cluster,
+            "revision": revision.0,
+            "nodes": nodes,
+            "networks": networks,
+            "bytes": bytes,
+        });
         return print(&summary.to_string());
     }
 

@@ -1,8 +1,9 @@
 //! One network on this lane: its interface, its peers, and who may send from which address.
 //!
-//! [`gateways`] says which peers lead to linked networks; [`handshake`] has handshakes, timers and the life of tunnels; [`publish`] applies new tables;
-//! [`pmtu`] and [`probing`] deal with narrow paths; [`hearing`] watches whether peers hear each
-//! other; [`notices`] passes on what nodes tell each other; [`hand_over`] continues in another process.
+//! [`gateways`] says which peers lead to linked networks; [`handshake`] has handshakes, timers and
+//! the life of tunnels; [`publish`] applies new tables; [`pmtu`] and [`probing`] deal with narrow
+//! paths; [`hearing`] watches whether peers hear each other; [`notices`] passes on what nodes tell
+//! each other; [`hand_over`] continues in another process.
 
 mod gateways;
 mod hand_over;

@@ -80,8 +80,8 @@ impl Snapshot {
         self
     }
 
-    /// Returns what is not yet as it will be: an address, or a guard that passes interfaces of which
-    /// the agent knows nothing until it knows that it lacks no endpoint.
+    /// Returns what is not yet as it will be: an address, or a guard that passes interfaces of
+    /// which the agent knows nothing until it knows that it lacks no endpoint.
     pub(crate) fn unfinished(&self) -> Option<String> {
         let passing = |line: &&String| line.contains(PASSING);
 

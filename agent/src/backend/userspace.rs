@@ -23,8 +23,8 @@ use crate::hand_over::DescriptorStore;
 use crate::kernel::{InterfaceDesired, NetworkInterface, TunDesired};
 use crate::path::{LaneEvent, LaneSockets, Lanes, LanesConfig, LanesError, Offload};
 
-/// How many notices of peers wait for whoever verifies them, 128 KiB; peers send those that are lost
-/// again.
+/// How many notices of peers wait for whoever verifies them, 128 KiB; peers send those that are
+/// lost again.
 const NOTICES: usize = 256;
 
 /// The lanes as a backend. A lane that takes no commands has ended the process already, so nobody

@@ -10,8 +10,8 @@
 //! This folder holds the agent's privileged code. Which networks and endpoints there are is decided
 //! elsewhere, and packets are moved elsewhere. How a process with no memory knows what is ours:
 //! pins are named `ovn-<network>`, interfaces `ov<endpoint>`, `ovl<network>` and `ovt`, routes and
-//! rules carry [`tables::ROUTE_PROTOCOL`]; an nftables table belongs to the socket that made it, but
-//! that of a policy, which is known by its name in a namespace of ours.
+//! rules carry [`tables::ROUTE_PROTOCOL`]; an nftables table belongs to the socket that made it,
+//! but that of a policy, which is known by its name in a namespace of ours.
 
 pub mod code_pages;
 pub mod container_interface;

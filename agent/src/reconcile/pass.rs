@@ -117,8 +117,8 @@ impl Reconciler {
         self.conclude(desired, pass)
     }
 
-    /// Keeps the containers to the guard. A quick pass does not look at it where nothing of it is to
-    /// be another.
+    /// Keeps the containers to the guard. A quick pass does not look at it where nothing of it is
+    /// to be another.
     async fn guard(
         &self,
         ops: &mut impl NamespaceOps,

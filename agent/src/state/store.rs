@@ -213,7 +213,8 @@ impl StateStore {
         })
     }
 
-    /// Keeps the latest time that handshakes may have been made at, and when control was last heard.
+    /// Keeps the latest time that handshakes may have been made at, and when control was last
+    /// heard.
     pub fn put_clocks(
         &self,
         seconds: u64,

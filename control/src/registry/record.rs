@@ -101,8 +101,8 @@ pub(crate) struct Revoked {
     pub(crate) name: Name,
     /// When it was removed, in seconds since 1970.
     pub(crate) at: u64,
-    /// Whether somebody else removed it: all nodes are told so, by a signed revocation. Otherwise it
-    /// left.
+    /// Whether somebody else removed it: all nodes are told so, by a signed revocation. Otherwise
+    /// it left.
     #[serde(default)]
     pub(crate) evicted: bool,
     /// The node that removed it; an operator of control when missing.

@@ -239,8 +239,8 @@ impl ClusterState {
     ///
     /// # Errors
     ///
-    /// [`EnrollmentError::Removed`] or [`EnrollmentError::Evicted`], or [`EnrollmentError::Unknown`] when there never was such a
-    /// node.
+    /// [`EnrollmentError::Removed`] or [`EnrollmentError::Evicted`], or
+    /// [`EnrollmentError::Unknown`] when there never was such a node.
     pub(crate) fn node(&self, id: NodeId) -> Result<&Node, RegistryError> {
         match (self.view.nodes.get(&id), self.revoked.get(&id)) {
             (Some(node), _) => Ok(node),

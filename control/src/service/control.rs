@@ -61,8 +61,8 @@ impl ControlService {
                 tracing::error!(
                     %node,
                     revision = asked.revision,
-                    "This state is an older copy: a node has a later revision of it; everything that \
-                     may have been given since is fenced, as after a restore"
+                    "This state is an older copy: a node has a later revision of it; everything \
+                     that may have been given since is fenced, as after a restore"
                 );
                 let history = crate::random::history()?;
                 let begin = BeginAnew { history, cause: FenceCause::Copied, wait: REPORT_WAIT };

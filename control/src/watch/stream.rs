@@ -27,8 +27,8 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 /// watcher that takes chunks and does not read costs control three of them, less than 1 MiB, and 24
 /// bytes a row. Further changes coalesce in the state itself.
 pub(crate) const QUEUE: usize = 1;
-/// How long a watcher has to hear that its watch ended. HTTP/2 keeps what is sent for as long as the
-/// other side does not read, so the connection of one that does not is closed.
+/// How long a watcher has to hear that its watch ended. HTTP/2 keeps what is sent for as long as
+/// the other side does not read, so the connection of one that does not is closed.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// The sending side of a watch.
@@ -72,7 +72,8 @@ impl WatchStream {
             sender.closed().await;
         };
         if timeout(GRACE, told).await.is_err() {
-            tracing::debug!(node = %self.node, "Closing the connection of a watch that is not read");
+            let node = self.node;
+            tracing::debug!(%node, "Closing the connection of a watch that is not read");
             self.cut.cancel();
         }
     }

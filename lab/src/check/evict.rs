@@ -111,7 +111,8 @@ fn evict(cluster: &Cluster, case: &Case, notes: &mut Notes) -> Result<()> {
     let packets: Vec<_> = told_peers.iter().map(|(_, last)| format!("{last:.0} ms")).collect();
     let all: Vec<_> = refused.iter().map(|after| ms(*after)).collect();
     notes.say(&format!(
-        "{}: last packet {} after the removal, no peer any more after {}; it says so itself after {}",
+        "{}: last packet {} after the removal, no peer any more after {}; it says so itself after \
+         {}",
         case.what,
         packets.join(", "),
         all.join(", "),

@@ -1,4 +1,5 @@
-//! What guard and policy cost: how long it takes to put in place, and what it takes of the packets' rate.
+//! What guard and policy cost: how long it takes to put in place, and what it takes of the packets'
+//! rate.
 //!
 //! `cargo nextest run --release -p overlay-agent --run-ignored only --no-capture policy_cost`
 

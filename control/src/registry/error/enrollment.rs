@@ -30,9 +30,9 @@ pub(crate) enum EnrollmentError {
     },
     /// There never was a node with this id, or it was forgotten.
     #[error(
-        "node {0} does not belong to this cluster: it was removed long ago, or control was restored \
-         from a backup made before it joined; join again (overlayctl leave --force, then join with \
-         a new token)"
+        "node {0} does not belong to this cluster: it was removed long ago, or control was \
+         restored from a backup made before it joined; join again (overlayctl leave --force, then \
+         join with a new token)"
     )]
     Unknown(NodeId),
     /// No node has this name or id.
