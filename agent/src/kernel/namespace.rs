@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use overlay_core::{EndpointId, NetworkId};
+use tokio_util::task::TaskTracker;
 
 use super::converge::{self, Namespace};
 use super::error::KernelError;
@@ -100,9 +101,10 @@ impl NetworkNamespace {
         &self.port
     }
 
-    /// Returns what keeps the network to its policy.
-    pub(crate) fn enforcement(&self) -> Enforcement {
-        Enforcement::new(self.netns.clone(), Arc::clone(&self.lock))
+    /// Returns what keeps the network to its policy. The namespace is free for another process once
+    /// this is dropped and `runs` has ended.
+    pub(crate) fn enforcement(&self, runs: &TaskTracker) -> Enforcement {
+        Enforcement::new(self.netns.clone(), Arc::clone(&self.lock), runs.clone())
     }
 
     /// Returns where it is pinned.

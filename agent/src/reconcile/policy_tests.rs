@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use overlay_core::policy::{Filter, FilterMode, Policy, PolicyEndpoint};
+use tokio_util::task::TaskTracker;
 
 use super::pass::{Cause, PassOutcome, Reconciler};
 use super::watched::Watched;
@@ -41,7 +42,8 @@ impl Kept {
         let containers = numbers.iter().map(|n| Container::new(*n)).collect();
         let (namespace, tun) = rig.open(1).await;
         let queue = Arc::new(ReconcileQueue::new());
-        let watched = Watched::new(namespace, queue, None).expect("a namespace");
+        let watched =
+            Watched::new(namespace, queue, None, &TaskTracker::new()).expect("a namespace");
 
         Self { containers, watched, reconciler: Reconciler::default(), _tun: tun, rig }
     }
@@ -52,7 +54,8 @@ impl Kept {
         drop((watched, reconciler, tun));
         let (namespace, tun) = rig.open(1).await;
         let queue = Arc::new(ReconcileQueue::new());
-        let watched = Watched::new(namespace, queue, None).expect("a namespace");
+        let watched =
+            Watched::new(namespace, queue, None, &TaskTracker::new()).expect("a namespace");
 
         Self { containers, watched, reconciler: Reconciler::default(), _tun: tun, rig }
     }

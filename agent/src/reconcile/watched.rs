@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use overlay_core::EndpointId;
 use overlay_core::policy::Filter;
+use tokio_util::task::TaskTracker;
 
 use super::namespace_ops::NamespaceOps;
 use super::queue::ReconcileQueue;
@@ -30,7 +31,7 @@ pub(crate) struct Watched {
 
 impl Watched {
     /// Hears of changes in the namespace from now on, where events can be heard, but for those of
-    /// routes that it makes itself.
+    /// routes that it makes itself. `runs` knows of the programs that run for the namespace.
     ///
     /// # Errors
     ///
@@ -39,6 +40,7 @@ impl Watched {
         namespace: NetworkNamespace,
         queue: Arc<ReconcileQueue>,
         events: Option<Arc<NamespaceEvents>>,
+        runs: &TaskTracker,
     ) -> Result<Self, KernelError> {
         let changes = Arc::default();
         let subscribe = |events: &Arc<NamespaceEvents>| {
@@ -48,7 +50,7 @@ impl Watched {
         let own = events.as_ref().map(subscribe).transpose()?;
 
         Ok(Self {
-            enforcement: namespace.enforcement(),
+            enforcement: namespace.enforcement(runs),
             flows: None,
             namespace,
             queue,

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
 
 use super::*;
 use crate::desired::NetworkDesired;
@@ -37,7 +38,8 @@ impl Kept {
         let events = Arc::new(NamespaceEvents::open().await.expect("events"));
         let queue = Arc::new(ReconcileQueue::new());
         let watched =
-            Watched::new(namespace, queue, Some(Arc::clone(&events))).expect("a subscription");
+            Watched::new(namespace, queue, Some(Arc::clone(&events)), &TaskTracker::new())
+                .expect("a subscription");
         let reconciler = Reconciler::default();
         let interface = NetworkInterface::Tun(tun);
         let mut kept = Self { watched, reconciler, interface, _events: events, _rig: rig };

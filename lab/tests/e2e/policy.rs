@@ -21,6 +21,16 @@ allow = ["tcp/5432"]
 /// Where `flows` has its other end: a connection, and datagrams that the policy says nothing of.
 const FLOWS: &str = "5432";
 
+/// A program `nft` that says when it begins, and takes its time.
+const SLOW_NFT: &str = r#"mkdir -p /run/slow && cat > /run/slow/nft <<'END'
+#!/bin/sh
+touch /run/slow/begun
+sleep 1
+PATH="${PATH#/run/slow:}"
+exec nft "$@"
+END
+chmod +x /run/slow/nft && printf %s "/run/slow:$PATH""#;
+
 /// A container with a label, which runs one of this program's tools.
 fn container(cluster: &Cluster, host: usize, name: &str, role: &str) -> HostCommand {
     let label = format!("role={role}");
@@ -246,6 +256,33 @@ fn what_is_refused_stays_refused_while_agents_are_killed_and_without_the_program
         let output = ping.wait(PATIENCE).unwrap();
         assert!(!output.status.success(), "no answer ever: {}", output.stdout);
     }
+    drop(db);
+    cluster.finish().unwrap();
+}
+
+#[test]
+fn a_new_agent_takes_over_while_the_program_still_runs_for_a_network() {
+    let Some((mut cluster, db)) = shop(1) else { return };
+    let shell = |script: &str| cluster.host(0).command("sh").args(["-c", script]).run();
+    let path = shell(SLOW_NFT).unwrap().stdout;
+    let agent = cluster.agent(0).unwrap();
+    agent.kill().unwrap();
+    let slow = agent.command().unwrap().env("PATH", &path).spawn().unwrap();
+    cluster.wait_for_agent(0).unwrap();
+
+    shell("rm -f /run/slow/begun").unwrap();
+    apply(&cluster, POLICY);
+    let begins = || shell("test -e /run/slow/begun").is_ok();
+    wait_until(PATIENCE, "the program begins", begins).unwrap();
+    cluster.ctl(0, &["upgrade"]).unwrap();
+
+    wait_until(PATIENCE, "the policy is in force", || counted_networks(&cluster, 0) == 1).unwrap();
+    assert!(problem(&cluster, 0).is_none());
+    cluster.agent(0).unwrap().kill().unwrap();
+    drop(slow);
+    shell("rm -r /run/slow").unwrap();
+    cluster.restart(&agent).unwrap();
+    cluster.wait_for_agent(0).unwrap();
     drop(db);
     cluster.finish().unwrap();
 }

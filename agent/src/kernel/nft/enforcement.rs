@@ -11,7 +11,7 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use overlay_core::policy::Filter;
-use tokio::task::spawn_blocking;
+use tokio_util::task::TaskTracker;
 
 use super::filter_table::FilterTable;
 use super::guard::Guard;
@@ -80,17 +80,20 @@ pub(crate) struct Enforcement {
     tables: Arc<Mutex<Tables>>,
     /// No other process comes to the namespace while the program still runs for this one.
     lock: Arc<Lock>,
+    /// What still runs, also for callers that no longer wait for it.
+    runs: TaskTracker,
 }
 
 impl Enforcement {
-    /// Takes over whatever table is in the namespace, without touching it.
-    pub(crate) fn new(netns: Netns, lock: Arc<Lock>) -> Self {
+    /// Takes over whatever table is in the namespace, without touching it. `runs` knows of every
+    /// run of the program, and when it has ended the lock is free.
+    pub(crate) fn new(netns: Netns, lock: Arc<Lock>, runs: TaskTracker) -> Self {
         let tables = Tables {
             guard: GuardTable::new(netns.clone()),
             filter: FilterTable::new(netns, rand::random()),
         };
 
-        Self { tables: Arc::new(Mutex::new(tables)), lock }
+        Self { tables: Arc::new(Mutex::new(tables)), lock, runs }
     }
 
     /// Keeps the network to this guard from now on.
@@ -114,7 +117,7 @@ impl Enforcement {
         work: impl FnOnce(&mut Tables) -> T + Send + 'static,
     ) -> Result<T, NftError> {
         let (tables, lock) = (Arc::clone(&self.tables), Arc::clone(&self.lock));
-        let done = spawn_blocking(move || {
+        let done = self.runs.spawn_blocking(move || {
             let done = work(&mut tables.lock().unwrap_or_else(PoisonError::into_inner));
             drop(lock);
             done

@@ -9,6 +9,7 @@ use std::time::Duration;
 use nix::time::{ClockId, clock_gettime};
 use tokio::runtime::Runtime;
 use tokio::time::{sleep, timeout};
+use tokio_util::task::TaskTracker;
 
 use super::{LargeNetwork, Move, NETWORK, Size, interface};
 use crate::desired::NetworkDesired;
@@ -111,7 +112,9 @@ impl Shell {
         let opened = NetworkNamespace::open_with(dir, NETWORK, interface, None).await;
         let (namespace, interface) = opened.ok()?;
         let events = Some(Arc::new(NamespaceEvents::open().await.ok()?));
-        let watched = Watched::new(namespace, Arc::new(ReconcileQueue::new()), events).ok()?;
+        let watched =
+            Watched::new(namespace, Arc::new(ReconcileQueue::new()), events, &TaskTracker::new())
+                .ok()?;
 
         Some(Self {
             changes: watched.changes(),
