@@ -69,7 +69,7 @@ fn a_row_has_a_bound_as_a_whole() {
         ..endpoint(&member, 1, Ipv4Addr::from_bits(first + 5))
     };
     let (_, text) = refused(&mut state, nodes[1], Operation::PutEndpoints(vec![row]));
-    assert!(text.starts_with("endpoint e1 has "), "{text}");
+    assert!(text.starts_with("endpoint e000000000001 has "), "{text}");
 }
 
 #[test]
