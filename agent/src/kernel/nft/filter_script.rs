@@ -112,7 +112,11 @@ pub(super) fn replace(filter: &Filter, generation: Generation) -> String {
         ("settled", "mark : verdict", format!("{mark} : accept")),
         ("generation", "nf_proto : mark", format!("ipv4 : {mark}, ipv6 : {mark}")),
     ] {
-        line(&mut script, &format!("map {name} {{ type {kind}; elements = {{ {elements} }}; }}"));
+        // Of a known size, the kernel looks them up at the least cost.
+        line(
+            &mut script,
+            &format!("map {name} {{ type {kind}; size 2; elements = {{ {elements} }}; }}"),
+        );
     }
     for family in Family::ALL {
         sets(&mut script, filter, family);
