@@ -24,6 +24,9 @@ pub(crate) struct Options {
     /// Number of echoes; 0 continues until interrupted
     #[arg(long, short, default_value_t = 4)]
     count: u32,
+    /// Count from the first echo that is answered: those before it are in no figure
+    #[arg(long)]
+    from_first_answer: bool,
     /// Milliseconds between two echoes
     #[arg(long, default_value_t = 200)]
     interval_ms: u64,
@@ -81,6 +84,8 @@ struct Pinger<'a> {
     start: Instant,
     sent: Vec<Instant>,
     waiting: BTreeMap<u16, usize>,
+    /// The number of the first echo that was answered.
+    first_answered: Option<usize>,
     /// When each answer came, and its round-trip time.
     answers: Vec<(Instant, Duration)>,
     refused: Option<std::io::Error>,
@@ -108,6 +113,7 @@ impl<'a> Pinger<'a> {
             start: Instant::now(),
             sent: Vec::new(),
             waiting: BTreeMap::new(),
+            first_answered: None,
             answers: Vec::new(),
             refused: None,
         })
@@ -115,18 +121,33 @@ impl<'a> Pinger<'a> {
 
     fn ping(&mut self) -> Result<()> {
         let interval = Duration::from_millis(self.options.interval_ms);
-        let count = if self.options.count == 0 { u32::MAX } else { self.options.count };
-        for number in 0..count {
+        for next in 1.. {
             self.send();
-            if number + 1 < count {
-                self.receive_until(self.start + interval * (number + 1), false)?;
+            if self.has_sent_all() {
+                break;
             }
+            self.receive_until(self.start + interval * next, false)?;
             if is_stopped() {
                 break;
             }
         }
 
         self.receive_until(Instant::now() + Duration::from_millis(self.options.timeout_ms), true)
+    }
+
+    fn has_sent_all(&self) -> bool {
+        let count = usize::try_from(self.options.count).unwrap_or(usize::MAX);
+
+        count != 0 && self.sent.len() - self.uncounted() >= count
+    }
+
+    /// Returns how many of the echoes sent are in no figure.
+    fn uncounted(&self) -> usize {
+        if !self.options.from_first_answer {
+            return 0;
+        }
+
+        self.first_answered.unwrap_or(self.sent.len())
     }
 
     fn send(&mut self) {
@@ -182,6 +203,7 @@ impl<'a> Pinger<'a> {
         let Some(sequence) = icmp::reply(self.to, self.id, &self.payload, received) else { return };
         let Some(number) = self.waiting.remove(&sequence) else { return };
         let rtt = now - self.sent[number];
+        self.first_answered.get_or_insert(number);
         self.answers.push((now, rtt));
         if self.options.json && self.answers.len() == 1 {
             // Nobody is left to tell when standard error is closed.
@@ -197,7 +219,9 @@ impl<'a> Pinger<'a> {
         let total: Duration = self.answers.iter().map(|(_, rtt)| *rtt).sum();
         let mean =
             total.checked_div(u32::try_from(received).unwrap_or(u32::MAX)).unwrap_or_default();
-        let gaps = gaps(self.start, &self.answers, self.sent.last().copied());
+        let uncounted = self.uncounted();
+        let start = self.sent.get(uncounted).copied().unwrap_or(self.start);
+        let gaps = gaps(start, &self.answers, self.sent.last().copied());
         let long = Duration::from_millis(self.options.interval_ms) * 2;
         let (now, unix_now) = (Instant::now(), SystemTime::now());
         let unix_ms = |at: Instant| {
@@ -210,7 +234,7 @@ impl<'a> Pinger<'a> {
 
         Summary {
             target: self.to,
-            sent: self.sent.len(),
+            sent: self.sent.len() - uncounted,
             received,
             rtt_min_ms: ms(quantile(&rtts, 0)),
             rtt_mean_ms: ms(mean),
