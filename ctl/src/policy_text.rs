@@ -50,7 +50,7 @@ pub(crate) fn parsed(path: &Path, text: &str) -> Result<Policy, Refusal> {
         Refusal::new(Code::InvalidInput, text)
     };
 
-    Policy::parse(text).map_err(refused)
+    Policy::parse_file(text).map_err(refused)
 }
 
 /// The networks and endpoints that this node may see.

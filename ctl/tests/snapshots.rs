@@ -383,10 +383,13 @@ fn without_rights() {
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("opened");
     let program = dir.path().join("overlayctl");
     fs::copy(env!("CARGO_BIN_EXE_overlayctl"), &program).expect("copied");
+    let policy = "[network.shop]\ndefault = \"deny\"\n";
+    fs::write(dir.path().join("shop.toml"), policy).expect("written");
     let prepare = |words: &[&str]| {
         let mut command = Command::new(&program);
         command
             .args(words)
+            .current_dir(dir.path())
             .env("OVERLAY_SOCKET", agent.socket())
             .stdin(Stdio::null())
             .uid(65_534)
@@ -423,10 +426,10 @@ fn without_rights() {
          peers --json
          ping service2
          policy --help
-         policy test /dev/null
-         policy diff /dev/null
-         policy apply /dev/null
-         policy shadow /dev/null
+         policy test shop.toml
+         policy diff shop.toml
+         policy apply shop.toml
+         policy shadow shop.toml
          policy show
          policy counts
          policy history

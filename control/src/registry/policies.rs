@@ -58,7 +58,7 @@ impl ExaminedPolicy {
     ///
     /// [`PolicyError::Mistaken`].
     pub(crate) fn new(document: String, subjects: &PolicySubjects) -> Result<Self, PolicyError> {
-        let policy = Policy::parse(&document)?;
+        let policy = Policy::parse_file(&document)?;
         let PolicySubjects { networks, endpoints } = subjects;
         let lines = policy::test_lines(&document);
         let line = |test: usize| lines.get(test.saturating_sub(1)).copied().unwrap_or(1);

@@ -250,7 +250,8 @@ fn the_latest_are_kept_as_far_as_there_is_room() {
     }
     assert_eq!(kept(&fixture), (4, limits::MAX_POLICIES));
 
-    let long = |n: usize| format!("{}\n# {n}", "#".repeat(MAX_POLICY - 16));
+    let rest = "#".repeat(MAX_POLICY - DENY.len() - 16);
+    let long = |n: usize| format!("{DENY}{rest}\n# {n}");
     for n in 0..9 {
         applied(&mut fixture, policy(&long(n), FilterMode::Enforced, None));
     }

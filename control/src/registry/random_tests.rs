@@ -28,7 +28,7 @@ fn document() -> impl Strategy<Value = String> {
     let default = |n: u8| format!("[network.net{n}]\ndefault = \"deny\"\n");
 
     (0..4u8, 0..6u8).prop_map(move |(n, kind)| match kind {
-        0 => String::new(),
+        0 => default(n).replace("deny", "allow"),
         1 => default(n),
         2 => selected(n),
         3 => within(n),

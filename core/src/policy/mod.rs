@@ -114,6 +114,17 @@ impl Policy {
         parse::parse(text)
     }
 
+    /// Parses a file that is to become the live policy. Unlike what nodes get of one, it must say
+    /// something: one that does not would open every network, and is more likely to have been cut
+    /// off than meant.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidPolicy`] with every mistake in it.
+    pub fn parse_file(text: &str) -> Result<Self, InvalidPolicy> {
+        parse::parse_file(text)
+    }
+
     /// Returns what happens in a network to what no rule matches. `None` stands for a network that
     /// the policy does not name.
     pub fn default_of(&self, network: Option<&Name>) -> PolicyAction {

@@ -75,6 +75,19 @@ pub(super) fn parse(text: &str) -> Result<Policy, InvalidPolicy> {
     mistakes.or(policy)
 }
 
+pub(super) fn parse_file(text: &str) -> Result<Policy, InvalidPolicy> {
+    let policy = parse(text)?;
+    let mut mistakes = Mistakes::new(text);
+    if policy.defaults.is_empty() && policy.rules.is_empty() {
+        let reason = "there is no rule and no default, and every network would be open";
+        let remedy = "check that the file is whole; `overlayctl policy rollback 0` takes the \
+                      policy away";
+        mistakes.add(0..0, "", reason, remedy);
+    }
+
+    mistakes.or(policy)
+}
+
 fn document(table: &DeTable<'_>, mistakes: &mut Mistakes<'_>) -> Policy {
     let mut fields = Fields::new(table, "", 0..0);
     let defaults = fields.table("network", mistakes).map(|all| defaults(&all, mistakes));

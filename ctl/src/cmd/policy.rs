@@ -254,7 +254,7 @@ impl Test {
     async fn run(self, context: &Context) -> Outcome {
         let text = policy_text::read(&self.file)?;
         let name = self.file.display().to_string();
-        let tested = match Policy::parse(&text) {
+        let tested = match Policy::parse_file(&text) {
             Err(invalid) => TestedPolicy::mistaken(name, invalid),
             Ok(policy) => {
                 let present = present(context, self.offline).await?;

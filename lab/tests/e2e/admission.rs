@@ -114,7 +114,7 @@ fn a_policy_is_replaced_by_admins_and_a_host_sees_what_is_about_its_networks() {
 
     let applied = replace(&cluster, 0, "apply", POLICY);
     assert!(applied.stdout.starts_with("revision 1 of the policy is live"), "{}", applied.stderr);
-    let no_admin = replace(&cluster, 1, "shadow", "");
+    let no_admin = replace(&cluster, 1, "shadow", POLICY);
     assert!(no_admin.stderr.contains("needs the role admin"), "{}", no_admin.stderr);
     let mistaken = replace(&cluster, 0, "apply", "x = 1");
     assert_eq!(mistaken.status.code(), Some(1));
@@ -132,7 +132,7 @@ fn a_policy_is_replaced_by_admins_and_a_host_sees_what_is_about_its_networks() {
         };
         wait_until(PATIENCE, "the agent answers by what it knows", by_itself).unwrap();
     }
-    let away = replace(&cluster, 0, "apply", "");
+    let away = replace(&cluster, 0, "apply", POLICY);
     assert_eq!(away.status.code(), Some(3), "{}", away.stderr);
 
     cluster.restart(&control).unwrap();

@@ -80,6 +80,41 @@ fn broken_toml_is_told_with_its_place() {
 }
 
 #[test]
+fn a_file_that_was_cut_off_is_refused_or_has_whole_rules() {
+    let whole = Policy::parse(EXAMPLE).expect("the example");
+    let mut refused = 0;
+    for end in 0..EXAMPLE.len() {
+        match Policy::parse_file(&EXAMPLE[..end]) {
+            Err(invalid) => {
+                refused += 1;
+                let first = &invalid.mistakes[0];
+                assert!((1..=EXAMPLE[..end].lines().count().max(1)).contains(&first.line));
+                assert!(!first.reason.is_empty(), "{invalid}");
+            }
+            Ok(cut) => {
+                assert_eq!(cut.defaults, whole.defaults);
+                for (cut, whole) in cut.rules.into_iter().zip(&whole.rules) {
+                    // It comes last, and opens nothing.
+                    assert_eq!(PolicyRule { log: whole.log, ..cut }, *whole);
+                }
+            }
+        }
+    }
+
+    assert!(refused > EXAMPLE.len() / 2, "{refused}");
+}
+
+#[test]
+fn a_file_that_says_nothing_is_refused() {
+    let test = "[[test]]\nfrom = { a = \"b\" }\nto = { a = \"b\" }\nallow = \"any\"\n";
+    for text in ["", "# nothing\n", test] {
+        let invalid = Policy::parse_file(text).expect_err("it says nothing");
+        let told = "line 1, column 1: there is no rule and no default, and every network would";
+        assert!(invalid.to_string().starts_with(told), "{invalid}");
+    }
+}
+
+#[test]
 fn keys_that_are_there_twice_are_mistakes() {
     assert!(
         !mistakes("[network.a]\ndefault = \"deny\"\n[network.a]\ndefault = \"allow\"").is_empty()
