@@ -34,6 +34,8 @@ pub(super) const UNKNOWN: &str = "other-unknown";
 pub(super) const INVALID: &str = "other-invalid";
 /// The counters of rules begin so.
 pub(super) const RULE_PREFIX: &str = "rule-";
+/// Of a packet in the direction of its flow.
+const ORIGINAL: &str = "ct direction original ";
 /// The sets of flows that were logged lately: for how long, and how many at most. Beyond that,
 /// flows are not logged.
 const LOGGED: &str = "size 16384; flags dynamic,timeout; timeout 5m";
@@ -213,24 +215,57 @@ fn chain(script: &mut String, name: &str, lines: impl IntoIterator<Item = String
     line(script, "}");
 }
 
+/// Writes when a packet that a rule or the default refuses is counted, which is when one of these is
+/// true of it; always where there are none.
+///
+/// In shadow it goes on, and what would not have come so far is not counted: answers to what would
+/// not have arrived, and what comes from another host, which would have dropped it. What comes from
+/// a linked network was judged there by the rules of that one.
+fn counting(filter: &Filter, families: &[Family]) -> Vec<String> {
+    if filter.mode == FilterMode::Enforced {
+        return Vec::new();
+    }
+    let families = families.iter().filter(|_| is_linked(filter));
+    let from_link = families
+        .map(|family| format!("{ORIGINAL}iifname \"ovt\" {} ", is_in("saddr", "linked", *family)));
+
+    std::iter::once(format!("{ORIGINAL}iifname != \"ovt\" ")).chain(from_link).collect()
+}
+
+/// Writes the lines that count what is refused, under these conditions, and refuse it.
+fn refusal(matched: &str, counter: &str, counting: &[String]) -> Vec<String> {
+    let counter = format!("counter name \"{counter}\"");
+    if counting.is_empty() {
+        return vec![format!("{matched}{counter} goto refuse")];
+    }
+    let counted = counting.iter().map(|when| format!("{matched}{when}{counter}"));
+
+    counted.chain([format!("{matched}goto refuse")]).collect()
+}
+
 fn chains(script: &mut String, filter: &Filter) {
     let own = |text: &str| text.to_owned();
-    let (refusal, refuse) = match filter.mode {
-        FilterMode::Enforced => ("", "drop"),
-        FilterMode::Shadow => ("ct direction original ", "accept"),
+    let refuse = match filter.mode {
+        FilterMode::Enforced => "drop",
+        FilterMode::Shadow => "accept",
     };
     chain(script, "pass", [own("ct mark set meta nfproto map @generation"), own("accept")]);
     chain(script, "refuse", [own(refuse)]);
-    for (name, action) in [(DEFAULT, filter.default), (UNKNOWN, PolicyAction::Deny)] {
-        let (condition, end) = match action {
-            PolicyAction::Allow => ("", "pass"),
-            PolicyAction::Deny => (refusal, "refuse"),
-        };
-        chain(script, name, [format!("{condition}counter name \"{name}\""), format!("goto {end}")]);
-    }
+    let default = match filter.default {
+        PolicyAction::Allow => vec![format!("counter name \"{DEFAULT}\" goto pass")],
+        PolicyAction::Deny => refusal("", DEFAULT, &counting(filter, &Family::ALL)),
+    };
+    chain(script, DEFAULT, default);
+    // The sender's host may know an address before this one does, and lets it pass.
+    let unknown = match filter.mode {
+        FilterMode::Enforced => Vec::new(),
+        FilterMode::Shadow => vec![own(ORIGINAL)],
+    };
+    chain(script, UNKNOWN, refusal("", UNKNOWN, &unknown));
     for family in Family::ALL {
         log_chains(script, filter, family);
-        let rules = filter.rules.iter().flat_map(|rule| rule_lines(rule, family, refusal));
+        let counting = counting(filter, &[family]);
+        let rules = filter.rules.iter().flat_map(|rule| rule_lines(rule, family, &counting));
         let foreign = is_linked(filter).then(|| from_link_to_link(family));
         let closed = is_linked(filter).then(|| closed(family));
         let lines = strangers(family)
@@ -319,14 +354,14 @@ fn log_chain(rule: &FilterRule, family: Family) -> String {
 }
 
 /// Writes a rule: a line for each protocol that it is about.
-fn rule_lines(rule: &FilterRule, family: Family, refusal: &str) -> Vec<String> {
+fn rule_lines(rule: &FilterRule, family: Family, counting: &[String]) -> Vec<String> {
     let end = |end: &str, set: Option<usize>| {
         let (header, number) = (family.header(), family.number());
         set.map(|place| format!("ct original {header} {end} @set{place}v{number} "))
             .unwrap_or_default()
     };
     let (from, to) = (end("saddr", rule.from), end("daddr", rule.to));
-    let counter = format!("counter name \"{RULE_PREFIX}{}\"", rule.name);
+    let counter = format!("{RULE_PREFIX}{}", rule.name);
     let mut lines = Vec::new();
     for protocols in protocols(&rule.terms, family) {
         let matched = format!("{from}{to}{protocols}");
@@ -334,13 +369,10 @@ fn rule_lines(rule: &FilterRule, family: Family, refusal: &str) -> Vec<String> {
             lines.push(format!("{matched}jump {}", log_chain(rule, family)));
         }
         match rule.action {
-            PolicyAction::Allow => lines.push(format!("{matched}{counter} goto pass")),
-            // In shadow, answers to what would not have arrived are not counted.
-            PolicyAction::Deny if !refusal.is_empty() => {
-                lines.push(format!("{matched}{refusal}{counter}"));
-                lines.push(format!("{matched}goto refuse"));
+            PolicyAction::Allow => {
+                lines.push(format!("{matched}counter name \"{counter}\" goto pass"));
             }
-            PolicyAction::Deny => lines.push(format!("{matched}{counter} goto refuse")),
+            PolicyAction::Deny => lines.extend(refusal(&matched, &counter, counting)),
         }
     }
 

@@ -119,12 +119,37 @@ fn in_shadow_what_is_refused_is_counted_and_passes() {
     assert_eq!(lines(&script, "refuse"), ["accept"]);
     assert_eq!(
         lines(&script, "other-default"),
-        ["ct direction original counter name \"other-default\"", "goto refuse"]
+        ["ct direction original iifname != \"ovt\" counter name \"other-default\"", "goto refuse"]
     );
     let judged = lines(&script, "judge4");
     let refusal = "ct original ip daddr @set1v4 meta l4proto tcp";
     assert!(judged.contains(&format!("{refusal} goto refuse")), "{judged:#?}");
-    let counted = format!("{refusal} ct direction original counter name \"rule-no-more\"");
+    let counted = "ct direction original iifname != \"ovt\" counter name \"rule-no-more\"";
+    assert!(judged.contains(&format!("{refusal} {counted}")), "{judged:#?}");
+    let unknown = "ct direction original counter name \"other-unknown\"";
+    assert_eq!(lines(&script, "other-unknown"), [unknown, "goto refuse"]);
+}
+
+#[test]
+fn in_shadow_what_comes_from_another_host_is_counted_there_unless_it_is_of_a_linked_network() {
+    let mut linked = filter(&two(), FilterMode::Shadow);
+    linked.links = FilterLinks::Open;
+
+    let script = replace(&linked, Generation(7));
+
+    let from_link = |family: u8, header: &str| {
+        format!(
+            "ct direction original iifname \"ovt\" ct original {header} saddr @linkedv{family} \
+             counter name"
+        )
+    };
+    let default = lines(&script, "other-default");
+    let wanted = [(4, "ip"), (6, "ip6")]
+        .map(|(family, header)| format!("{} \"other-default\"", from_link(family, header)));
+    assert_eq!(default[1..3], wanted);
+    let judged = lines(&script, "judge4");
+    let refusal = "ct original ip daddr @set1v4 meta l4proto tcp";
+    let counted = format!("{refusal} {} \"rule-no-more\"", from_link(4, "ip"));
     assert!(judged.contains(&counted), "{judged:#?}");
 }
 
