@@ -11,6 +11,8 @@ mod main_job;
 mod misuse;
 mod names;
 mod policy;
+mod policy_files;
+mod policy_shadow;
 mod setup;
 #[path = "../support/mod.rs"]
 mod support;

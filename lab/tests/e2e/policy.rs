@@ -7,8 +7,8 @@ use overlay_lab::{Cluster, CommandOutput, HostCommand, Running, wait_until};
 
 use super::cluster;
 
-const PATIENCE: Duration = Duration::from_secs(30);
-const POLICY: &str = r#"
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const POLICY: &str = r#"
 [network.shop]
 default = "deny"
 
@@ -40,7 +40,7 @@ fn container(cluster: &Cluster, host: usize, name: &str, role: &str) -> HostComm
 }
 
 /// Starts such a container, and waits until it says that it is ready.
-fn started(command: HostCommand, said: &str) -> Running {
+pub(super) fn started(command: HostCommand, said: &str) -> Running {
     let mut running = command.spawn().expect("started");
     let is_ready = || running.stdout().contains(said) || !running.is_running();
     wait_until(PATIENCE, said, is_ready).expect("ready");
@@ -49,7 +49,7 @@ fn started(command: HostCommand, said: &str) -> Running {
     running
 }
 
-fn apply(cluster: &Cluster, policy: &str) {
+pub(super) fn apply(cluster: &Cluster, policy: &str) {
     let apply = cluster.host(0).command("overlayctl").args(["policy", "apply", "/dev/stdin"]);
     apply.input(policy).expect("written").run().expect("applied");
 }
@@ -65,7 +65,7 @@ fn counted(cluster: &Cluster, host: usize, counter: &str) -> u64 {
 }
 
 /// Returns both addresses of a container.
-fn addresses(cluster: &Cluster, name: &str) -> [String; 2] {
+pub(super) fn addresses(cluster: &Cluster, name: &str) -> [String; 2] {
     let rows = cluster.endpoints(0).expect("endpoints");
     let row = rows.iter().find(|row| row["name"] == name).expect("it is listed");
     let address = |n: usize| row["addresses"][n].as_str().expect("an address").to_owned();
@@ -73,7 +73,7 @@ fn addresses(cluster: &Cluster, name: &str) -> [String; 2] {
     [address(0), format!("[{}]", address(1))]
 }
 
-fn fetch(
+pub(super) fn fetch(
     cluster: &Cluster,
     host: usize,
     role: &str,
@@ -96,7 +96,7 @@ fn problem(cluster: &Cluster, host: usize) -> Option<String> {
 }
 
 /// A cluster with network shop, and its database on the first host.
-fn shop(hosts: usize) -> Option<(Cluster, Running)> {
+pub(super) fn shop(hosts: usize) -> Option<(Cluster, Running)> {
     let cluster = cluster(hosts)?;
     let subnets = ["--subnet", "10.71.0.0/16", "--subnet", "fd00:71::/64"];
     cluster.ctl(0, &[&["network", "create", "shop"][..], &subnets].concat()).expect("made");
