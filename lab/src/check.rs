@@ -129,7 +129,8 @@ pub const CHECKS: &[Check] = &[
     },
     Check {
         name: "hostile",
-        what: "root in a container harms no other; rounds are packets of each attack",
+        what: "root in a container harms no other; rounds are packets of each attack, and from 100 \
+               on every port of the gateway is tried",
         rounds: 100,
         run: hostile::run,
     },
@@ -278,6 +279,12 @@ pub const CHECKS: &[Check] = &[
         what: "ports, ways out and large transfers",
         rounds: 1,
         run: docker::way_out,
+    },
+    Check {
+        name: "docker-hostile",
+        what: "root in a Docker container harms no other; rounds as those of hostile",
+        rounds: 100,
+        run: docker::hostile,
     },
     Check {
         name: "docker-speed",

@@ -2,6 +2,7 @@
 
 mod boot;
 mod firewall;
+mod hostile;
 mod life;
 mod lost;
 mod names;
@@ -19,6 +20,7 @@ mod way_out;
 
 pub(super) use boot::run as boot;
 pub(super) use firewall::run as firewall;
+pub(super) use hostile::run as hostile;
 pub(super) use life::{churn, kills};
 pub(super) use lost::run as lost;
 pub(super) use names::run as names;

@@ -11,12 +11,54 @@ use crate::command::Running;
 use crate::tool::hostile::{Arrived, READY, Sent};
 use crate::wait::wait_until;
 
-const NETWORK: &str = "net";
+/// The network of attacker and victims, which has both families.
+pub(super) const NETWORK: &str = "net";
+/// Its prefixes.
+pub(super) const PREFIXES: [&str; 4] = ["--subnet", "10.73.0.0/16", "--subnet", "fd00:73::/64"];
+/// How many ports of the gateway are tried; all of them from so many rounds on.
+const PORTS: u16 = 100;
+const ROUNDS_OF_ALL_PORTS: u32 = 100;
 /// What is in force for the attacks on a policy.
 const POLICY: &str = "[network.net]\ndefault = \"deny\"\n[[rule]]\nname = \"web\"\nfrom = \"any\"\n\
                       to = \"any\"\nallow = [\"tcp/80\"]\n";
 /// The counter of attacks on a policy.
 const BY_POLICY: &str = "policy";
+
+/// Two hosts, and how containers are started on them. The attacker is on the first one.
+pub(super) trait Ground {
+    fn cluster(&self) -> &Cluster;
+
+    /// Starts one of this program's tools as root in a container of the network, and waits until
+    /// it says that it is ready.
+    fn start(&self, host: usize, name: &str, tool: &[&str]) -> Result<Running>;
+
+    /// Has a container of the second host fetch a page from one of the first.
+    fn fetch(&self) -> Result<()>;
+
+    /// Returns the gateway, where containers have no route that names it.
+    fn gateway(&self) -> Option<String>;
+}
+
+/// Hosts whose containers are processes in namespaces.
+struct Namespaces(Cluster);
+
+impl Ground for Namespaces {
+    fn cluster(&self) -> &Cluster {
+        &self.0
+    }
+
+    fn start(&self, host: usize, name: &str, tool: &[&str]) -> Result<Running> {
+        self.0.serve(host, NETWORK, name, tool, READY)
+    }
+
+    fn fetch(&self) -> Result<()> {
+        self.0.fetch(1, NETWORK, "visitor", "neighbour")
+    }
+
+    fn gateway(&self) -> Option<String> {
+        None
+    }
+}
 
 /// An attack, and what came of it.
 struct Outcome {
@@ -26,29 +68,38 @@ struct Outcome {
 
 pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     let cluster = Cluster::new(2)?;
-    let subnets = ["--subnet", "10.73.0.0/16", "--subnet", "fd00:73::/64"];
-    cluster.ctl(0, &[&["network", "create", NETWORK][..], &subnets].concat())?;
-    let victims = [victim(&cluster, 0, "near")?, victim(&cluster, 1, "far")?];
-    let watchers = [watcher(&cluster, 0)?, watcher(&cluster, 1)?];
+    cluster.ctl(0, &[&["network", "create", NETWORK][..], &PREFIXES].concat())?;
     let page = cluster.serve_http(0, NETWORK, "neighbour")?;
-    cluster.fetch(1, NETWORK, "first", "neighbour")?;
-    let mut attacker = attacker(&cluster, rounds)?;
+    let ground = Namespaces(cluster);
+    attack(&ground, rounds, notes)?;
+
+    drop(page);
+    ground.0.finish()
+}
+
+/// Makes all attacks, and checks that none arrives, each is counted, and nobody is harmed.
+pub(super) fn attack(ground: &impl Ground, rounds: u32, notes: &mut Notes) -> Result<()> {
+    let cluster = ground.cluster();
+    let watch = ["hostile", "watch"];
+    let victims = [ground.start(0, "near", &watch)?, ground.start(1, "far", &watch)?];
+    let watchers = [watcher(cluster, 0)?, watcher(cluster, 1)?];
+    wait_until(PATIENCE, "the network works", || ground.fetch().is_ok())?;
+    let mut attacker = attacker(ground, rounds)?;
     let first = attacker.stdout();
     let total: usize = first.trim_start_matches(READY).trim().parse().context(first.clone())?;
 
     let mut outcomes: Vec<Outcome> = Vec::new();
     for done in 0..total {
         if done == first_on_policy(total) {
-            enforce(&cluster, POLICY, Some("web"))?;
+            enforce(cluster, POLICY, Some("web"))?;
         }
-        let before = counts(&cluster)?;
+        let before = counts(cluster)?;
         let sent = next(&mut attacker, done)?;
-        let counted = wait_for_counts(&cluster, &sent, &before)?;
+        let counted = wait_for_counts(cluster, &sent, &before)?;
         outcomes.push(Outcome { sent, counted });
     }
     cluster.ctl(0, &["policy", "rollback", "0"])?;
-    let fetched = || cluster.fetch(1, NETWORK, "last", "neighbour").is_ok();
-    wait_until(PATIENCE, "nobody is harmed", fetched)?;
+    wait_until(PATIENCE, "nobody is harmed", || ground.fetch().is_ok())?;
     attacker.signal(Signal::SIGUSR1)?;
     attacker.wait(PATIENCE)?;
 
@@ -58,9 +109,8 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
             *arrived.entry(number).or_default() += frames;
         }
     }
-    report(&outcomes, &arrived, notes)?;
-    drop(page);
-    cluster.finish()
+
+    report(&outcomes, &arrived, notes)
 }
 
 /// How many attacks come before those on a policy: they are the last five.
@@ -92,7 +142,8 @@ fn report(outcomes: &[Outcome], arrived: &Arrived, notes: &mut Notes) -> Result<
 /// Lets the attacker make its next attack, and returns what it sent.
 fn next(attacker: &mut Running, done: usize) -> Result<Sent> {
     attacker.signal(Signal::SIGUSR1)?;
-    wait_until(PATIENCE, "the next attack", || {
+    // To try every port takes a while.
+    wait_until(PATIENCE * 6, "the next attack", || {
         attacker.stdout().lines().count() > done + 1 || !attacker.is_running()
     })?;
     let said = attacker.stdout();
@@ -176,10 +227,13 @@ fn watcher(cluster: &Cluster, host: usize) -> Result<Running> {
     Ok(running)
 }
 
-fn attacker(cluster: &Cluster, rounds: u32) -> Result<Running> {
+fn attacker(ground: &impl Ground, rounds: u32) -> Result<Running> {
+    let cluster = ground.cluster();
     let (near, far) = (addresses(cluster, "near")?, addresses(cluster, "far")?);
+    let ports = if rounds < ROUNDS_OF_ALL_PORTS { PORTS } else { u16::MAX };
     let mut args: Vec<String> = ["hostile", "attack"].map(str::to_owned).to_vec();
     args.extend(["--rounds".to_owned(), rounds.to_string()]);
+    args.extend(["--ports".to_owned(), ports.to_string()]);
     for (option, both) in [("--near", near), ("--far", far)] {
         args.push(option.to_owned());
         args.extend(both);
@@ -187,9 +241,10 @@ fn attacker(cluster: &Cluster, rounds: u32) -> Result<Running> {
     for host in [0, 1] {
         args.extend(["--host".to_owned(), cluster.host(host).address().to_string()]);
     }
+    args.extend(ground.gateway().into_iter().flat_map(|at| ["--gateway".to_owned(), at]));
     let args: Vec<_> = args.iter().map(String::as_str).collect();
 
-    cluster.serve(0, NETWORK, "attacker", &args, READY)
+    ground.start(0, "attacker", &args)
 }
 
 /// Returns a container's addresses, IPv4 first.

@@ -32,6 +32,10 @@ const LINK: &str = "eth0";
 /// How long the gateway may take to answer what it must not answer.
 const ANSWERS: Duration = Duration::from_millis(150);
 const LONGEST: usize = 65_536;
+/// How much of an answer is looked at.
+const HEADERS: usize = 64;
+/// How many ports are tried at once, before answers are waited for.
+const AT_ONCE: usize = 1_000;
 
 /// What it does.
 #[derive(Clone, Debug, clap::Subcommand)]
@@ -56,7 +60,10 @@ pub(crate) struct Options {
     /// An address of a host
     #[arg(long)]
     host: Vec<Ipv4Addr>,
-    /// How often each attack is made
+    /// The gateway, where no route names it
+    #[arg(long)]
+    gateway: Option<Ipv4Addr>,
+    /// How often each attack is made; ports are tried once
     #[arg(long, default_value_t = 1)]
     rounds: u32,
     /// How many ports of the gateway are tried, at most 65535
@@ -124,24 +131,21 @@ fn perform(
     rounds: u32,
     scene: &Scene,
 ) -> Result<Sent> {
-    let answers = attack.is_scan.then(|| open(Some(LINK))).transpose()?;
-    let (mut sent, mut answered) = (0, 0);
-    for _ in 0..rounds {
-        for frame in &attack.frames {
-            send(socket, frame)?;
-            sent += 1;
-        }
-        if let Some(answers) = &answers {
-            answered += count_answers(answers, scene)?;
-        }
-    }
+    let rounds = if attack.is_scan { 1 } else { rounds };
+    let (sent, answers) = if attack.is_scan {
+        scan(socket, &attack.frames, scene)?
+    } else {
+        let frames = (0..rounds).flat_map(|_| &attack.frames);
+        frames.clone().try_for_each(|frame| send(socket, frame))?;
+        (frames.count(), 0)
+    };
 
     Ok(Sent {
         name: attack.name.to_owned(),
         counter: attack.counter.to_owned(),
-        sent,
+        sent: u64::try_from(sent)?,
         counts: attack.counts as u64 * u64::from(rounds),
-        answers: answered,
+        answers,
         number,
     })
 }
@@ -156,17 +160,34 @@ fn send(socket: &OwnedFd, frame: &[u8]) -> Result<()> {
     }
 }
 
-/// Counts what the gateway says to the scanner: TCP, UDP, or that a port is closed.
-fn count_answers(socket: &OwnedFd, scene: &Scene) -> Result<u64> {
-    let (end, mut buffer, mut count) = (Instant::now() + ANSWERS, vec![0; LONGEST], 0);
-    while Instant::now() < end {
-        wait(socket, PollFlags::POLLIN)?;
-        while let Ok(len) = socket::recv(socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
-            count += u64::from(is_answer(&buffer[..len], scene));
+/// Tries ports of the gateway; returns how many, and how often the gateway answered.
+fn scan(socket: &OwnedFd, frames: &[Vec<u8>], scene: &Scene) -> Result<(usize, u64)> {
+    let answers = open(Some(LINK))?;
+    let mut count = 0;
+    for some in frames.chunks(AT_ONCE) {
+        for frame in some {
+            send(socket, frame)?;
+            // What is sent comes by here as well, and must not take the room of answers.
+            count += count_answers(&answers, scene);
+        }
+        let end = Instant::now() + ANSWERS;
+        while Instant::now() < end {
+            wait(&answers, PollFlags::POLLIN)?;
+            count += count_answers(&answers, scene);
         }
     }
 
-    Ok(count)
+    Ok((frames.len(), count))
+}
+
+/// Counts what the gateway has said to the scanner: TCP, UDP, or that a port is closed.
+fn count_answers(socket: &OwnedFd, scene: &Scene) -> u64 {
+    let (mut buffer, mut count) = ([0; HEADERS], 0);
+    while let Ok(len) = socket::recv(socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+        count += u64::from(is_answer(&buffer[..len.min(HEADERS)], scene));
+    }
+
+    count
 }
 
 fn is_answer(frame: &[u8], scene: &Scene) -> bool {
@@ -251,7 +272,7 @@ fn open(link: Option<&str>) -> Result<OwnedFd> {
 
 /// Looks around in the container.
 fn scene(options: &Options) -> Result<Scene> {
-    let gateway = gateway().context("there is no gateway")?;
+    let gateway = options.gateway.or_else(gateway).context("there is no gateway")?;
     // Whoever is spoken to is a neighbour then.
     UdpSocket::bind("0.0.0.0:0")?.send_to(&[0], (gateway, 53))?;
     let mut gateway_mac = None;

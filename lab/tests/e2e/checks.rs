@@ -244,6 +244,11 @@ fn docker_containers_have_ports_and_ways_out() {
 }
 
 #[test]
+fn root_in_a_docker_container_harms_no_other() {
+    check_docker(|| check("docker-hostile", 2));
+}
+
+#[test]
 fn streams_flow_with_docker_and_without() {
     check_docker(|| check("docker-speed", 1));
 }
