@@ -13,4 +13,5 @@ mod large;
 mod nodes;
 mod policies;
 mod restoring;
+mod stranger;
 mod watching;
