@@ -163,3 +163,35 @@ fn blocks_are_granted_by_use() {
     assert_eq!(member.blocks.len(), 2);
     assert_eq!(refused(&mut state, node, enter(3)).0, Code::Exhausted);
 }
+
+#[test]
+fn what_a_node_that_is_no_admin_publishes_has_a_bound_in_all() {
+    let Fixture { mut state, network, nodes } = fixture("10.9.0.0/16");
+    let stopped = |node, from: u64, count: u64| {
+        let row = |id| {
+            let id = EndpointId::from_random(id);
+            let row = endpoint_at(network, node, id, Ipv4Addr::LOCALHOST);
+            let container = Some(format!("{id}").parse().expect("an id"));
+            Endpoint { addresses: Vec::new(), container, labels: labels(15), ..row }
+        };
+        Operation::PutEndpoints((from..from + count).map(row).collect())
+    };
+    let enter =
+        |key| Operation::EnterNetwork { network, lane_keys: vec![[key; 32].into()], blocks: 1 };
+    for (key, node) in [(1, nodes[0]), (2, nodes[1]), (3, nodes[2])] {
+        ask(&mut state, Actor::Node(node), enter(key)).expect("it may enter");
+    }
+    ask(&mut state, Actor::Node(nodes[1]), stopped(nodes[1], 1, 480)).expect("there is room");
+
+    let (code, text) = refused(&mut state, nodes[1], stopped(nodes[1], 1_001, 100));
+
+    assert_eq!(code, Code::Exhausted);
+    let start = "endpoints, networks and memberships of node node1 would have 2";
+    assert!(text.starts_with(start) && text.contains("more than 2097152"), "{text}");
+    ask(&mut state, Actor::Node(nodes[1]), stopped(nodes[1], 1, 480)).expect("they are no more");
+    ask(&mut state, Actor::Node(nodes[2]), stopped(nodes[2], 2_001, 100)).expect("it has its own");
+    ask(&mut state, Actor::Node(nodes[0]), stopped(nodes[0], 3_001, 900)).expect("it is an admin");
+    let keys = (1..=100).map(|id| (network, EndpointId::from_random(id))).collect();
+    ask(&mut state, Actor::Node(nodes[1]), Operation::RemoveEndpoints(keys)).expect("its own");
+    ask(&mut state, Actor::Node(nodes[1]), stopped(nodes[1], 1_001, 100)).expect("room again");
+}

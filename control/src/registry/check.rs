@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 
-use overlay_core::{Change, Creator, Network, NetworkId, Role};
+use overlay_core::{Change, Creator, Network, NetworkId, NodeId, Role};
 use overlay_proto::convert;
 
 use super::error::{NetworkError, RegistryError};
@@ -112,6 +112,48 @@ pub(super) fn check_sizes(records: &[Record]) -> Result<(), RegistryError> {
     }
 
     Ok(())
+}
+
+/// Keeps a node that is no admin from publishing more than others have room for: each row has a
+/// bound, but whoever may see them keeps all of them.
+pub(super) fn check_share(
+    state: &ClusterState,
+    actor: Actor,
+    records: &[Record],
+) -> Result<(), RegistryError> {
+    let Actor::Node(id) = actor else { return Ok(()) };
+    // A host that joins is not a node yet.
+    let Some(node) = state.view().nodes.get(&id).filter(|node| node.role != Role::Admin) else {
+        return Ok(());
+    };
+    let before = state.bytes_of(id);
+    let own = |row: &Change| share(row).filter(|(of, _)| *of == id).map_or(0, |(_, bytes)| bytes);
+    let mut bytes = before;
+    for record in records {
+        let Record::Row(row) = record else { continue };
+        let replaced = state.view().row(row.key()).map_or(0, |old| own(&old));
+        bytes = (bytes + own(row)).saturating_sub(replaced);
+    }
+    if bytes <= limits::MAX_NODE_BYTES || bytes <= before {
+        return Ok(());
+    }
+
+    Err(RegistryError::ShareTaken { node: node.name.clone(), bytes })
+}
+
+/// Returns whose a row is, and how many bytes it takes of that node's share.
+pub(super) fn share(row: &Change) -> Option<(NodeId, usize)> {
+    let node = match row {
+        Change::Network(network) => network.creator.as_ref()?.node,
+        Change::Member(member) => member.node,
+        Change::Endpoint(endpoint) => endpoint.node,
+        // Of each there is one, and it has a bound of its own.
+        Change::Node(_) | Change::HostReport(_) | Change::Policy(_) | Change::Removed(_) => {
+            return None;
+        }
+    };
+
+    Some((node, convert::encoded_len(row) + limits::ROW_OVERHEAD))
 }
 
 /// Returns how many bytes a row has as a message. Links have a bound of their own: a node that

@@ -62,6 +62,18 @@ pub(crate) enum RegistryError {
         /// The longest that is taken, in bytes.
         most: usize,
     },
+    /// A node would have all others keep too much.
+    #[error(
+        "endpoints, networks and memberships of node {node} would have {bytes} bytes in all, more \
+         than {most}; remove some, or give them fewer labels and names",
+        most = limits::MAX_NODE_BYTES
+    )]
+    ShareTaken {
+        /// The node.
+        node: Name,
+        /// How many bytes its rows would have.
+        bytes: usize,
+    },
     /// It concerns a join token.
     #[error(transparent)]
     Token(#[from] TokenError),
@@ -90,6 +102,7 @@ impl RegistryError {
                 Code::NotAllowed
             }
             Self::LabelsTooLong(_) | Self::RowTooLarge { .. } => Code::InvalidInput,
+            Self::ShareTaken { .. } => Code::Exhausted,
             Self::Token(error) => error.code(),
             Self::Enrollment(error) => error.code(),
             Self::Network(error) => error.code(),

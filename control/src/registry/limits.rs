@@ -22,6 +22,12 @@ pub(crate) const MAX_ROW_LABELS: usize = 4_096;
 /// Bytes of a network or an endpoint as a message, whatever they are made of: labels and options of
 /// [`MAX_ROW_LABELS`] each, and as much again.
 pub(crate) const MAX_ROW: usize = 16_384;
+/// Bytes of all endpoints, networks and memberships of one node that is no admin, as messages, with
+/// [`ROW_OVERHEAD`] each: some two thousand containers with a kibibyte of names and labels, twice
+/// what one host runs. Every node that may see them keeps them, in some three times as much memory.
+pub(crate) const MAX_NODE_BYTES: usize = 2 << 20;
+/// What a row is counted as having beside its message: whoever keeps it has it in maps and indexes.
+pub(crate) const ROW_OVERHEAD: usize = 256;
 /// Bytes of what a node reports of its host, as a message: 1,024 routes and 256 differing networks
 /// of usual lengths.
 pub(crate) const MAX_REPORT: usize = 131_072;

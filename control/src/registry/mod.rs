@@ -35,7 +35,9 @@ mod tokens;
 
 use overlay_core::NodeId;
 
-use check::{check_labels, check_sizes, creator, refuse_worker, require_creator};
+use check::{
+    check_labels, check_share, check_sizes, creator, refuse_worker, require_creator, share,
+};
 pub(crate) use check::{known_network, may_know, require_admin};
 pub(crate) use endpoints::check_count;
 pub(crate) use error::PolicyError;
@@ -64,9 +66,14 @@ pub(crate) fn apply(state: &ClusterState, actor: Actor, command: Operation, now:
         state.node(node)?;
     }
 
+    // What a node holds already is reported to a control that has lost it.
+    let is_report = matches!(command, Operation::Report(_));
     let (reply, mut records) = decide(state, actor, command, now)?;
     links::follow(state, &mut records);
     check_sizes(&records)?;
+    if !is_report {
+        check_share(state, actor, &records)?;
+    }
 
     Ok((reply, records))
 }

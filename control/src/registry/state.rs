@@ -25,6 +25,7 @@ use super::policy_parts::PolicyParts;
 use super::record::{
     AppliedPolicy, ChangedKey, Digest, Enrollment, Record, Revoked, Settings, Token,
 };
+use super::share;
 
 /// The state of control.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +51,8 @@ struct Index {
     blocks: BTreeSet<(NetworkId, Ipv4Net)>,
     addresses: BTreeMap<(NetworkId, IpAddr), EndpointId>,
     endpoints: BTreeSet<(NodeId, NetworkId, EndpointId)>,
+    /// How many bytes the rows of each node take of its share.
+    shares: BTreeMap<NodeId, usize>,
     /// The endpoints that claim each name.
     claims: BTreeMap<(NetworkId, Alias), BTreeSet<EndpointId>>,
     /// The hosts on which networks differ.
@@ -423,6 +426,11 @@ impl ClusterState {
         self.index.claims.get(&(network, name.clone())).into_iter().flatten().copied()
     }
 
+    /// Returns how many bytes the rows of a node take of its share.
+    pub(super) fn bytes_of(&self, node: NodeId) -> usize {
+        self.index.shares.get(&node).copied().unwrap_or_default()
+    }
+
     /// Lists the endpoints of a node, on one network or all.
     pub(crate) fn endpoints_of(
         &self,
@@ -447,6 +455,9 @@ fn v4(address: IpAddr) -> Option<Ipv4Addr> {
 
 impl Index {
     fn insert(&mut self, row: &Change) {
+        if let Some((node, bytes)) = share(row) {
+            *self.shares.entry(node).or_default() += bytes;
+        }
         match row {
             Change::Network(row) => {
                 self.network_names.insert(row.name.clone(), row.id);
@@ -477,6 +488,14 @@ impl Index {
     }
 
     fn remove(&mut self, row: &Change) {
+        if let Some((node, bytes)) = share(row)
+            && let Some(of_node) = self.shares.get_mut(&node)
+        {
+            *of_node = of_node.saturating_sub(bytes);
+            if *of_node == 0 {
+                self.shares.remove(&node);
+            }
+        }
         match row {
             Change::Network(row) => {
                 self.network_names.remove(&row.name);
