@@ -2,12 +2,14 @@
 //! pool is divided so that networks do not overlap unless requested. Pure, so that control and
 //! agents decide alike.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{IpNet, Ipv4Net};
 
 use crate::network::MAX_PREFIX_LEN;
 use crate::view::View;
+use crate::{Network, NodeId, Role};
 
 /// The default pool for the prefixes of networks.
 pub const DEFAULT_POOL: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 64, 0, 0), 10);
@@ -37,13 +39,33 @@ const BRIDGES: [&str; 6] = ["docker", "br-", "virbr", "cni", "podman", "lxcbr"];
 /// the same time rarely pick the same prefix.
 ///
 /// What hosts have in use is avoided while that leaves anything, and is no veto over the whole
-/// pool.
+/// pool. Nor are the networks of the one node that has taken most of it: two networks may have the
+/// same prefix, and whoever is in one of them need not be in the other.
 pub fn pick(view: &View, pool: Ipv4Net, also_taken: &[Ipv4Net], turn: u32) -> Option<Ipv4Net> {
     let parts = parts(pool);
-    let pick =
-        |taken: Taken| parts.iter().find_map(|&(part, len)| taken.first_free(part, len, turn));
+    let pick = |avoided| {
+        let taken = Taken::new(view, also_taken, avoided);
+        parts.iter().find_map(|&(part, len)| taken.first_free(part, len, turn))
+    };
 
-    pick(Taken::new(view, also_taken, true)).or_else(|| pick(Taken::new(view, also_taken, false)))
+    pick(Avoided::All)
+        .or_else(|| pick(Avoided::Networks))
+        .or_else(|| pick(Avoided::NetworksOfOthersThan(holder_of_most(view, pool)?)))
+}
+
+/// Finds the node, of those that are no admins, whose networks take most of the pool.
+fn holder_of_most(view: &View, pool: Ipv4Net) -> Option<NodeId> {
+    let is_admin = |id| view.nodes.get(&id).is_some_and(|node| node.role == Role::Admin);
+    let mut held = BTreeMap::<NodeId, u64>::new();
+    for network in view.networks.values() {
+        let Some(by) = network.creator.as_ref().filter(|by| !is_admin(by.node)) else { continue };
+        if overlaps(network.prefix.into(), pool.into()) {
+            let len = network.prefix.prefix_len().max(pool.prefix_len());
+            *held.entry(by.node).or_default() += 1 << (32 - len);
+        }
+    }
+
+    held.into_iter().max_by_key(|(_, addresses)| *addresses).map(|(node, _)| node)
 }
 
 /// Finds what conflicts with a network of this prefix, such as "192.0.2.7, at which node web1 is
@@ -116,13 +138,29 @@ fn parts(pool: Ipv4Net) -> Vec<(Ipv4Net, u8)> {
     sizes.into_iter().filter_map(part).collect()
 }
 
+/// What else than addresses of nodes and kept prefixes is not picked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Avoided {
+    /// Prefixes of networks, and those that hosts have in use.
+    All,
+    /// Prefixes of networks.
+    Networks,
+    /// Prefixes of networks that another node made.
+    NetworksOfOthersThan(NodeId),
+}
+
 /// Ranges of addresses that the pool must not pick from, sorted and disjoint.
 struct Taken(Vec<(u32, u32)>);
 
 impl Taken {
-    fn new(view: &View, also: &[Ipv4Net], with_hosts: bool) -> Self {
+    fn new(view: &View, also: &[Ipv4Net], avoided: Avoided) -> Self {
         let range = |net: Ipv4Net| (net.network().to_bits(), net.broadcast().to_bits());
-        let networks = view.networks.values().map(|network| network.prefix);
+        let is_avoided = |network: &&Network| match avoided {
+            Avoided::All | Avoided::Networks => true,
+            Avoided::NetworksOfOthersThan(node) => !network.is_made_by(node),
+        };
+        let networks = view.networks.values().filter(is_avoided).map(|network| network.prefix);
+        let with_hosts = avoided == Avoided::All;
         let held =
             view.hosts.values().filter(|_| with_hosts).flat_map(|host| &host.prefixes).filter_map(
                 |held| match held.prefix {

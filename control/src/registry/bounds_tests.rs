@@ -195,3 +195,18 @@ fn what_a_node_that_is_no_admin_publishes_has_a_bound_in_all() {
     ask(&mut state, Actor::Node(nodes[1]), Operation::RemoveEndpoints(keys)).expect("its own");
     ask(&mut state, Actor::Node(nodes[1]), stopped(nodes[1], 1_001, 100)).expect("room again");
 }
+
+#[test]
+fn a_node_that_takes_the_whole_pool_keeps_nobody_from_making_networks() {
+    let Fixture { mut state, nodes, .. } = fixture("10.9.0.0/16");
+    ask(&mut state, Actor::Node(nodes[2]), create("before", None)).expect("there is room");
+    for (name, half) in [("one", "10.64.0.0/11"), ("other", "10.96.0.0/11")] {
+        let taken = create(name, Some(half));
+        ask(&mut state, Actor::Node(nodes[1]), taken).expect("nobody has it");
+    }
+
+    let made = ask(&mut state, Actor::Node(nodes[2]), create("after", None));
+
+    let Ok(Reply::Network(made)) = made else { panic!("{made:?}") };
+    assert_eq!(made.prefix, "10.65.0.0/16".parse().expect("a prefix"), "beside the first");
+}
