@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use overlay_core::token_bucket::TokenBucket;
 use overlay_core::{NodeId, Revision};
 use overlay_proto::v1::watch_response::Event;
 use overlay_proto::{Refusal, v1};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
@@ -30,6 +31,12 @@ pub(crate) const QUEUE: usize = 1;
 /// How long a watcher has to hear that its watch ended. HTTP/2 keeps what is sent for as long as
 /// the other side does not read, so the connection of one that does not is closed.
 const GRACE: Duration = Duration::from_secs(1);
+
+/// Events with changes that a watcher gets at once: each change of a quiet cluster.
+const EVENTS: u32 = 20;
+/// The interval at which it then gets one more: what changes meanwhile comes together, so that one
+/// node that changes something all the time does not keep all others busy.
+const EVENT_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The sending side of a watch.
 pub(crate) type WatchSender = mpsc::Sender<Result<v1::WatchResponse, Status>>;
@@ -87,6 +94,7 @@ impl WatchStream {
         if let Err(end) = self.send_alive(sender).await {
             return end;
         }
+        let mut pace = Pace::new(Instant::now());
         loop {
             let sent = tokio::select! {
                 biased;
@@ -98,7 +106,10 @@ impl WatchStream {
                 // Its sender lives as long as control.
                 Ok(()) = self.location.changed() => self.send_alive(sender).await,
                 () = self.watch.duplicate_gone() => self.send_alive(sender).await,
-                () = self.watch.woken() => self.send_event(sender).await,
+                () = pace.woken(&self.watch) => {
+                    pace.sent(Instant::now());
+                    self.send_event(sender).await
+                }
             };
             if let Err(end) = sent {
                 return end;
@@ -173,5 +184,30 @@ impl WatchStream {
                 Err(_) => Err(WatchEnd::TooSlow),
             },
         }
+    }
+}
+
+/// How fast a watcher is told of changes.
+struct Pace {
+    bucket: TokenBucket,
+    next: Instant,
+}
+
+impl Pace {
+    fn new(now: Instant) -> Self {
+        Self { bucket: TokenBucket::new(EVENTS, EVENT_INTERVAL, now.into_std()), next: now }
+    }
+
+    /// Waits until something has changed and the watcher may be told.
+    async fn woken(&self, watch: &OpenWatch) {
+        // In this order: a change that is waited for and then given up would be forgotten.
+        sleep_until(self.next).await;
+        watch.woken().await;
+    }
+
+    /// Notes that the watcher is told.
+    fn sent(&mut self, now: Instant) {
+        let pause = self.bucket.take_some(1, now.into_std()).err();
+        self.next = now + pause.unwrap_or_default();
     }
 }

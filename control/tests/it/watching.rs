@@ -307,3 +307,44 @@ async fn a_change_reaches_every_member() {
         times[times.len() / 2]
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_changes_something_all_the_time_does_not_keep_all_watchers_busy() {
+    const CHANGES: u64 = 400;
+    let control = Control::start().await;
+    let admin = control.admin().await;
+    let network = admin.create_network("my-network", "10.9.0.0/16").await.unwrap();
+    admin.enter(&network).await.unwrap();
+    let mut watcher = admin.watch(View::default()).await.unwrap();
+    watcher.step().await.unwrap();
+    let begun = Instant::now();
+
+    let busy = async {
+        let mut revision = 0;
+        for n in 0..CHANGES {
+            let name = format!("service{n}");
+            let row = admin.endpoint(&network, 1, &name, "10.9.3.3");
+            revision = admin.put(vec![row]).await.unwrap();
+        }
+        revision
+    };
+    let last = network_revision(&mut watcher, busy).await;
+
+    // Twenty at once, and two in each 100 ms at most.
+    let most = 22 + begun.elapsed().as_millis() / 50;
+    assert!(u128::try_from(watcher.deltas).unwrap() <= most, "{} deltas", watcher.deltas);
+    let begun = Instant::now();
+    watcher.reach(last).await;
+    assert!(begun.elapsed() < Duration::from_secs(1), "the last change is told soon");
+}
+
+/// Follows a watch until changes have been made; returns the revision of the last.
+async fn network_revision(watcher: &mut Watcher, changes: impl Future<Output = u64>) -> u64 {
+    let mut changes = std::pin::pin!(changes);
+    loop {
+        tokio::select! {
+            last = &mut changes => return last,
+            stepped = watcher.step() => assert!(stepped.unwrap()),
+        }
+    }
+}
