@@ -16,8 +16,9 @@ const MAX_STRANGERS: usize = 1_024;
 /// The same from one IPv4 address or one /64 of IPv6: a site behind one address whose hosts join at
 /// the same time.
 const MAX_PER_SOURCE: usize = 128;
-/// Connections with one node's certificate: an agent has two or three.
-const MAX_PER_NODE: usize = 32;
+/// Connections with one node's certificate: an agent has two or three, twice that while another one
+/// takes its place.
+const MAX_PER_NODE: usize = 8;
 
 /// Whose connection it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -177,9 +177,7 @@ impl Acceptor {
             local,
             tls.get_ref().1.peer_certificates().and_then(<[_]>::first),
         );
-        let node = client.presented_node();
-        let admitted =
-            self.limits.admit(node.map_or_else(|| Client::at(address.ip()), Client::Node));
+        let admitted = self.limits.admit(client.whose());
         let client = client.cut_by(admitted.cut());
         let (ended, is_anonymous) = (admitted.ended(), !client.has_certificate());
         let end = Box::pin(async move {

@@ -31,7 +31,7 @@ use crate::pki::server_cert::ServerCert;
 use crate::pki::verifier::AnyTime;
 use crate::random;
 use crate::registry::{ClusterState, Record, Settings};
-use crate::service::ControlService;
+use crate::service::{ControlService, LargeCallLayer};
 use crate::start_error::StartError;
 use crate::store::embedded::Embedded;
 use crate::store::{Commit, Damage, Store, StoreError};
@@ -47,9 +47,13 @@ const MAX_JOIN_REQUEST: usize = 16 << 10;
 /// How long a call may take: a commit takes milliseconds, a full queue a second.
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// Concurrent calls of one connection.
-const CALLS_PER_CONNECTION: usize = 64;
+const CALLS_PER_CONNECTION: usize = 32;
 /// Streams of one connection: the calls above and those queued behind them.
-const STREAMS_PER_CONNECTION: u32 = 128;
+const STREAMS_PER_CONNECTION: u32 = 64;
+/// What a client may send before control has taken what it sent, of one call and over one
+/// connection: what control keeps of requests that wait.
+const CALL_WINDOW: u32 = 64 << 10;
+const CONNECTION_WINDOW: u32 = 256 << 10;
 /// The largest headers of a call, in bytes: ours have less than 1 KiB.
 const MAX_HEADERS: u32 = 16 << 10;
 /// Streams that a client may reset before control has handled them (rapid reset); the connection
@@ -252,12 +256,15 @@ async fn serve(
         .timeout(CALL_TIMEOUT)
         .concurrency_limit_per_connection(CALLS_PER_CONNECTION)
         .max_concurrent_streams(STREAMS_PER_CONNECTION)
+        .initial_stream_window_size(CALL_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .http2_max_header_list_size(MAX_HEADERS)
         .http2_max_pending_accept_reset_streams(Some(MAX_RESETS))
         .http2_max_local_error_reset_streams(Some(MAX_RESETS))
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .layer(audit)
+        .layer(LargeCallLayer::default())
         .layer(CatchPanicLayer)
         .add_service(health_service)
         .add_service(enrollment)

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::{ControlService, requests};
 use crate::audit::CallOrigin;
 use crate::clock;
+use crate::connection_limits::Client;
 
 /// How long an expired certificate can still be renewed, in seconds: 90 days. A node that must not
 /// come back is removed; this limits the use of a forgotten disk.
@@ -107,6 +108,11 @@ impl ClientInfo {
     /// its connections.
     pub(crate) fn presented_node(&self) -> Option<NodeId> {
         Some(self.0.certificate.as_ref()?.identity.as_ref()?.node)
+    }
+
+    /// Returns whose share of connections and calls it takes.
+    pub(crate) fn whose(&self) -> Client {
+        self.presented_node().map_or_else(|| Client::at(self.0.address.ip()), Client::Node)
     }
 
     /// Returns when the certificate expires, in seconds since 1970.

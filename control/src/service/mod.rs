@@ -6,6 +6,7 @@ mod auth;
 mod change_rate;
 mod control;
 mod enrollment;
+mod large_calls;
 mod listing;
 mod policies;
 mod refusal;
@@ -22,6 +23,7 @@ use overlay_proto::{Code, Refusal, v1};
 pub(crate) use auth::ClientInfo;
 pub(crate) use change_rate::ChangeRate;
 pub(crate) use enrollment::Tarpit;
+pub(crate) use large_calls::LargeCallLayer;
 
 use crate::clock;
 use crate::conditions::Conditions;

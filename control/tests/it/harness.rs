@@ -124,11 +124,21 @@ pub(crate) async fn connect(
     certificate: &CertificateDer<'static>,
     key: &KeyPair,
 ) -> Result<ControlClient<Channel>, channel::DialError> {
-    let der = PrivatePkcs8KeyDer::from(key.serialize_der()).into();
-    let tls = Arc::new(tls::node_client(ca.clone(), certificate.clone(), der).unwrap());
-    let channel = channel::control(&[address.to_string()], tls).await?.channel;
+    let channel = open_channel(address, ca, certificate, key).await?;
 
     Ok(ControlClient::new(channel).max_decoding_message_size(channel::MAX_MESSAGE))
+}
+
+async fn open_channel(
+    address: SocketAddr,
+    ca: &CertificateDer<'static>,
+    certificate: &CertificateDer<'static>,
+    key: &KeyPair,
+) -> Result<Channel, channel::DialError> {
+    let der = PrivatePkcs8KeyDer::from(key.serialize_der()).into();
+    let tls = Arc::new(tls::node_client(ca.clone(), certificate.clone(), der).unwrap());
+
+    Ok(channel::control(&[address.to_string()], tls).await?.channel)
 }
 
 impl Node {
@@ -146,6 +156,11 @@ impl Node {
     /// Connects again, for instance after control was restarted.
     pub(crate) async fn reconnect(&mut self, address: SocketAddr) {
         self.client = connect(address, &self.ca, &self.certificate, &self.key).await.unwrap();
+    }
+
+    /// Opens another connection, for calls that no client would make.
+    pub(crate) async fn channel(&self, address: SocketAddr) -> Channel {
+        open_channel(address, &self.ca, &self.certificate, &self.key).await.unwrap()
     }
 
     pub(crate) async fn token(&self, request: v1::CreateTokenRequest) -> JoinLine {

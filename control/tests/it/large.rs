@@ -1,10 +1,20 @@
-//! Memberships that are larger than a message, and watches that nobody reads.
+//! Memberships that are larger than a message, watches and lists that nobody reads, and requests
+//! that never end.
 
 use std::time::Duration;
 
+use futures_util::{StreamExt as _, stream};
+use http_body::Frame;
+use http_body_util::{BodyExt as _, StreamBody};
 use overlay_core::View;
 use overlay_proto::{channel, v1};
-use tokio::time::{Instant, sleep};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+use tonic::body::Body;
+use tonic::client::GrpcService as _;
+use tonic::codegen::Bytes;
+use tonic::codegen::http::Request;
+use tonic::transport::Channel;
 
 use crate::harness::{Control, Node, Watcher};
 
@@ -107,4 +117,93 @@ async fn watches_that_are_not_read_cost_next_to_nothing() {
     assert!(ended.message.contains("another watch") || !ended.message.is_empty(), "{ended}");
     let mut watcher = admin.watch(View::default()).await.unwrap();
     assert!(watcher.step().await.unwrap(), "others are served");
+}
+
+/// Begins a call whose request is nearly as long as it may be, and never ends.
+async fn begin_endless(channel: &mut Channel) {
+    let length = u32::try_from(overlay_control::MAX_REQUEST).unwrap() - 1;
+    let header = [&[0][..], &length.to_be_bytes()].concat();
+    let pieces = (0..255).map(|_| Bytes::from_static(&[0; 16 << 10]));
+    let sent = stream::iter([Bytes::from(header)].into_iter().chain(pieces));
+    let frames = sent.map(|bytes| Ok::<_, tonic::Status>(Frame::data(bytes)));
+    let body = Body::new(StreamBody::new(frames.chain(stream::pending())));
+    let uri = "https://control.overlay.internal/overlay.v1.Control/PutEndpoints";
+    let request = Request::post(uri).header("content-type", "application/grpc").body(body);
+    std::future::poll_fn(|cx| channel.poll_ready(cx)).await.unwrap();
+    tokio::spawn(channel.call(request.unwrap()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_that_never_end_cost_next_to_nothing_and_stop_nobody() {
+    let control = Control::start().await;
+    let admin = control.admin().await;
+    let hostile = control.node(&admin, "hostile").await;
+    let mut channels = Vec::new();
+    for _ in 0..4 {
+        channels.push(hostile.channel(control.address).await);
+    }
+    let begun = memory();
+
+    let mut most = 0;
+    for channel in &mut channels {
+        for _ in 0..30 {
+            begin_endless(channel).await;
+        }
+    }
+    let until = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < until {
+        most = most.max(memory().saturating_sub(begun));
+        sleep(Duration::from_millis(50)).await;
+    }
+
+    // All of it would be 480 MiB.
+    eprintln!("120 endless requests: at most {most} MiB more");
+    assert!(most < 48, "{most} MiB");
+    let network = admin.create_network("my-network", "10.8.0.0/14").await.unwrap();
+    admin.enter(&network).await.unwrap();
+    fill(&admin, &network, 200).await;
+    hostile.enter(&network).await.expect("its small calls are answered, too");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lists_that_are_not_read_cost_next_to_nothing_and_end() {
+    let control = Control::start().await;
+    let admin = control.admin().await;
+    let network = admin.create_network("my-network", "10.8.0.0/14").await.unwrap();
+    admin.enter(&network).await.unwrap();
+    fill(&admin, &network, 400).await;
+    let hostile = control.node(&admin, "hostile").await;
+    hostile.enter(&network).await.unwrap();
+    let mut channel = hostile.channel(control.address).await;
+    let begun = memory();
+
+    let mut calls = JoinSet::new();
+    for _ in 0..30 {
+        let uri = "https://control.overlay.internal/overlay.v1.Control/ListEndpoints";
+        let empty = Body::new(http_body_util::Full::new(Bytes::from_static(&[0; 5])));
+        let request = Request::post(uri).header("content-type", "application/grpc").body(empty);
+        std::future::poll_fn(|cx| channel.poll_ready(cx)).await.unwrap();
+        calls.spawn(channel.call(request.unwrap()));
+    }
+    let mut unread = Vec::new();
+    let mut most = 0;
+    let until = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < until {
+        unread.extend(std::iter::from_fn(|| calls.try_join_next()));
+        most = most.max(memory().saturating_sub(begun));
+        sleep(Duration::from_millis(50)).await;
+    }
+
+    // Each is 5.6 MiB: 30 of them would be 168 MiB.
+    eprintln!("30 lists that are not read: at most {most} MiB more");
+    assert!(most < 48, "{most} MiB");
+    let first = unread.pop().expect("the first was answered").unwrap().unwrap();
+    assert!(first.status().is_success());
+    assert!(unread.is_empty(), "{} more were answered before it was read", unread.len());
+    // Whoever does not read is cut off, and all others go on.
+    let read = timeout(Duration::from_secs(15), first.into_body().collect()).await;
+    drop(read.expect("it is read, or it is cut off"));
+    let list = v1::ListEndpointsRequest::default();
+    assert!(hostile.client.clone().list_endpoints(list.clone()).await.is_ok());
+    assert!(admin.client.clone().list_endpoints(list).await.is_ok());
 }
