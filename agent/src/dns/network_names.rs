@@ -185,14 +185,11 @@ impl NetworkNames {
         if let Some(addresses) = on_host.filter_map(|labels| self.on_host(labels)).next() {
             return Some(addresses);
         }
-        let known = [Some(labels), within]
-            .into_iter()
-            .flatten()
-            .filter_map(|labels| self.by_name.get(labels.join(".").as_str()));
-        let mut known = known.peekable();
-        known.peek()?;
+        // Nor of what is in the network: nobody takes a share of `db.net` by the alias `db.net`.
+        let mut ways = [within, Some(labels)].into_iter().flatten();
+        let known = ways.find_map(|labels| self.by_name.get(labels.join(".").as_str()))?;
         let mut addresses: Vec<IpAddr> = Vec::new();
-        for address in known.flatten() {
+        for address in known {
             if !addresses.contains(address) {
                 addresses.push(*address);
             }
