@@ -14,6 +14,7 @@ pub(crate) mod hostile;
 pub(crate) mod http_server;
 pub(crate) mod icmp;
 pub(crate) mod initiations;
+mod node_identity;
 pub(crate) mod ping;
 pub(crate) mod plugin;
 pub(crate) mod processes;
@@ -29,6 +30,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
 static STOPPED: AtomicBool = AtomicBool::new(false);
@@ -58,6 +60,18 @@ pub(crate) fn stop_on_signal() -> Result<()> {
 /// Returns whether SIGINT or SIGTERM was received.
 pub(crate) fn is_stopped() -> bool {
     STOPPED.load(Ordering::Relaxed)
+}
+
+/// Raises the limit of descriptors to what the system allows: tools that are many hosts at once need
+/// more than a process may have by default.
+///
+/// # Errors
+///
+/// If the kernel refuses.
+pub(crate) fn raise_descriptor_limit() -> Result<()> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).context("cannot raise the limit of descriptors")
 }
 
 /// Resolves `host` with the system's resolver, within a deadline that the resolver itself does not

@@ -13,15 +13,14 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use overlay_core::{Name, View};
 use overlay_proto::JoinLine;
 use serde::{Deserialize, Serialize};
 
 use self::carrier::Carrier;
-pub(crate) use self::node::PREFIX;
 use self::node::{NodePlan, SimulatedNode};
-use super::stop_on_signal;
+pub(crate) use self::node::{PREFIX, find};
+use super::{raise_descriptor_limit, stop_on_signal};
 
 /// How many nodes join, or open their watch, at a time.
 const AT_ONCE: usize = 16;
@@ -88,14 +87,6 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     std::io::stdout().flush()?;
 
     carrier.run()
-}
-
-/// Raises the limit: each node needs a connection and a socket per lane, more than a process may
-/// have by default.
-fn raise_descriptor_limit() -> Result<()> {
-    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
-
-    setrlimit(Resource::RLIMIT_NOFILE, most, most).context("cannot raise the limit of descriptors")
 }
 
 async fn join(options: &Options) -> Result<Vec<SimulatedNode>> {

@@ -3,20 +3,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
-use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use overlay_core::ipam::Pool;
-use overlay_core::{Endpoint, EndpointId, Member, Name, Network, NodeId, PrivateKey, Runtime};
+use overlay_core::{Endpoint, EndpointId, Member, Name, Network, PrivateKey, Runtime};
 use overlay_dataplane::public_key;
-use overlay_proto::convert::field;
 use overlay_proto::v1::control_client::ControlClient;
-use overlay_proto::v1::enrollment_client::EnrollmentClient;
 use overlay_proto::v1::watch_response::Event;
-use overlay_proto::{JoinLine, channel, tls, v1};
-use rcgen::{CertificateParams, KeyPair};
-use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use overlay_proto::{JoinLine, v1};
 use tonic::transport::Channel;
+
+use crate::tool::node_identity::NodeIdentity;
 
 /// The prefix of the nodes' names.
 pub(crate) const PREFIX: &str = "crowd-";
@@ -53,7 +50,8 @@ pub(super) struct SimulatedNode {
 impl SimulatedNode {
     /// Does everything that a host does to join and to connect a container to a network.
     pub(super) async fn join(line: &JoinLine, plan: NodePlan) -> Result<Self> {
-        let (id, mut control) = enroll(line, &plan.name).await?;
+        let identity = NodeIdentity::join(line, &plan.name).await?;
+        let mut control = identity.connect().await?;
         control.announce(announcement(&plan)?).await?;
         let network = find(&mut control, &plan.network).await?;
         let keys: Vec<_> =
@@ -63,7 +61,7 @@ impl SimulatedNode {
         let endpoint = Endpoint {
             id: EndpointId::from_random(rand::random()),
             network: network.id,
-            node: id,
+            node: identity.id,
             name: plan.name,
             aliases: BTreeSet::new(),
             addresses: network.addresses(address),
@@ -94,29 +92,6 @@ impl SimulatedNode {
     }
 }
 
-/// Exchanges the token for a certificate, and connects with it.
-async fn enroll(line: &JoinLine, name: &Name) -> Result<(NodeId, ControlClient<Channel>)> {
-    let key = KeyPair::generate()?;
-    let request = v1::JoinRequest {
-        token_id: line.token_id.clone(),
-        token_secret: line.secret.expose().to_owned(),
-        name: name.to_string(),
-        csr: CertificateParams::default().serialize_request(&key)?.der().to_vec(),
-    };
-    let stranger =
-        channel::control(&line.addresses, Arc::new(tls::pinned_client(line.pin)?)).await?;
-    let joined = EnrollmentClient::new(stranger.channel).join(request).await?.into_inner();
-    let id = field("node", &joined.node)?;
-
-    let (ca, certificate) =
-        (CertificateDer::from(joined.ca_certificate), CertificateDer::from(joined.certificate));
-    let key = PrivatePkcs8KeyDer::from(key.serialize_der());
-    let config = tls::node_client(ca, certificate, key.into())?;
-    let member = channel::control(&line.addresses, Arc::new(config)).await?;
-
-    Ok((id, ControlClient::new(member.channel).max_decoding_message_size(channel::MAX_MESSAGE)))
-}
-
 fn announcement(plan: &NodePlan) -> Result<v1::AnnounceRequest> {
     let port = |socket: &UdpSocket| Ok(u32::from(socket.local_addr()?.port()));
 
@@ -128,7 +103,7 @@ fn announcement(plan: &NodePlan) -> Result<v1::AnnounceRequest> {
     })
 }
 
-async fn find(control: &mut ControlClient<Channel>, name: &Name) -> Result<Network> {
+pub(crate) async fn find(control: &mut ControlClient<Channel>, name: &Name) -> Result<Network> {
     let list = control.list_networks(v1::ListNetworksRequest {}).await?.into_inner();
     let mut networks = list.networks.into_iter().filter_map(|state| state.network);
     let network = networks.find(|network| network.name == name.to_string());
