@@ -15,6 +15,7 @@ mod foreign;
 mod forgery;
 mod healthy;
 mod hostile;
+mod hostile_node;
 mod idle;
 mod isolation;
 mod loss;
@@ -133,6 +134,12 @@ pub const CHECKS: &[Check] = &[
                on every port of the gateway is tried",
         rounds: 100,
         run: hostile::run,
+    },
+    Check {
+        name: "hostile-node",
+        what: "one hostile node slows nobody down; rounds are 10 s of attack",
+        rounds: 60,
+        run: hostile_node::run,
     },
     Check {
         name: "first-packet",

@@ -83,6 +83,16 @@ impl Daemon {
         status_field(&status, field).with_context(|| format!("no {field}"))
     }
 
+    /// Makes `VmHWM` the highest figure from now on.
+    ///
+    /// # Errors
+    ///
+    /// If the process is gone.
+    pub(crate) fn forget_peak(&self) -> Result<()> {
+        // proc(5): 5 resets the peak of resident memory.
+        self.host.shell(&format!("echo 5 > /proc/{}/clear_refs", self.pid)).map(drop)
+    }
+
     /// Returns the processor time that it has used so far.
     ///
     /// # Errors

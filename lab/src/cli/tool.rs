@@ -9,8 +9,9 @@ use clap::Subcommand;
 use crate::lab::Lab;
 use crate::snapshot::Snapshot;
 use crate::tool::{
-    capture, change, crowd, datagrams, fetch, fill, flood, flows, forge, hostile, http_server,
-    initiations, ping, plugin, processes, successor, throughput, uapi, usage,
+    capture, change, crowd, datagrams, fetch, fill, flood, flows, forge, hostile, hostile_node,
+    http_server, initiations, ping, plugin, processes, questions, successor, throughput, uapi,
+    usage,
 };
 
 /// Where the agent pins the namespaces of its networks.
@@ -181,6 +182,12 @@ pub(super) enum Tool {
         #[command(subcommand)]
         tool: hostile::HostileTool,
     },
+    /// Attack control and the other nodes by every means that a node has
+    #[command(hide = true)]
+    HostileNode(hostile_node::Options),
+    /// Flood the name server of this host with questions
+    #[command(hide = true)]
+    Questions(questions::Options),
     /// Flood a lane with handshake initiations from random addresses
     #[command(hide = true)]
     Initiations(initiations::Options),
@@ -233,6 +240,8 @@ impl Tool {
             Self::Addresses { name } => change::print_addresses(&name),
             Self::Forge(options) => forge::run(&options),
             Self::Hostile { tool } => hostile::run(&tool),
+            Self::HostileNode(options) => hostile_node::run(&options),
+            Self::Questions(options) => questions::run(&options),
             Self::Initiations(options) => initiations::run(&options),
             Self::Fill(options) => fill::run(&options),
             Self::Crowd(options) => crowd::run(&options),

@@ -92,6 +92,11 @@ fn root_in_a_container_harms_no_other() {
 }
 
 #[test]
+fn one_hostile_node_slows_nobody_down() {
+    check("hostile-node", 2);
+}
+
+#[test]
 fn no_container_sends_before_its_policy() {
     check("first-packet", 40);
 }
