@@ -64,8 +64,8 @@ pub(crate) fn is_stopped() -> bool {
     STOPPED.load(Ordering::Relaxed)
 }
 
-/// Raises the limit of descriptors to what the system allows: tools that are many hosts at once need
-/// more than a process may have by default.
+/// Raises the limit of descriptors to what the system allows: tools that are many hosts at once
+/// need more than a process may have by default.
 ///
 /// # Errors
 ///

@@ -24,8 +24,8 @@ use super::attacker::Attacker;
 const HELD: usize = 2_000;
 /// How long an answer is waited for before the next call is made.
 const PATIENCE: Duration = Duration::from_millis(100);
-/// How long is a period, and for how much of it nothing is held, in seconds: what is held leaves the
-/// large calls of the other attacks no turn.
+/// How long is a period, and for how much of it nothing is held, in seconds: what is held leaves
+/// the large calls of the other attacks no turn.
 const PERIOD: u64 = 10;
 const READS: u64 = 6;
 /// The pause between two connections.
