@@ -108,7 +108,11 @@ fn rules_are_lines_that_name_sets() {
     );
     assert!(script.contains("  set set1v4 { type ipv4_addr; elements = { 10.0.0.3 }; }\n"));
     assert!(script.contains("  set set1v6 { type ipv6_addr; }\n"), "{script}");
-    assert!(script.contains("  map settled { type mark : verdict; size 2; elements = { 7 : accept }; }\n"));
+    assert!(
+        script.contains(
+            "  map settled { type mark : verdict; size 2; elements = { 7 : accept }; }\n"
+        )
+    );
     assert_eq!(lines(&script, "refuse"), ["drop"]);
 }
 
