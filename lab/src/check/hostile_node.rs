@@ -81,11 +81,10 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     life.say("under attack", notes);
     costs.say(notes);
     say(&tally, notes);
-    let cleaned = remove(&cluster, notes);
+    remove(&cluster, notes)?;
+    judge(&tally)?;
     life.judge()?;
     costs.judge()?;
-    judge(&tally)?;
-    cleaned?;
     drop(services);
     finish(cluster)
 }
