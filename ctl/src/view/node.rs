@@ -138,7 +138,10 @@ impl Nodes {
             Some(address) => node.underlay.contains(&address.to_string()),
             None => false,
         };
-        if let Some(host) = self.0.iter().find(|node| goes(node) && hosts_control(node)) {
+        // Any node may announce the address of another: where an admin has it, it is the admin's.
+        let has_admin = self.0.iter().any(|node| hosts_control(&node) && is_admin(&node));
+        let is_its = |node: &&NodeView| hosts_control(node) && (!has_admin || is_admin(node));
+        if let Some(host) = self.0.iter().find(|node| goes(node) && is_its(node)) {
             return Some(format!(
                 "control runs on {}: without it nothing can be changed any more on any node",
                 host.name
@@ -254,6 +257,7 @@ mod tests {
             node("a", admin, "192.0.2.1"),
             node("b", admin, "192.0.2.2"),
             node("c", plain, "192.0.2.3"),
+            node("d", plain, "192.0.2.1"),
         ];
         let nodes = Nodes::from(v1::ListNodesResponse { nodes: rows });
         let loss = |names: &[&str], control: &str| {
@@ -263,6 +267,8 @@ mod tests {
 
         assert_eq!(loss(&["c"], "192.0.2.1"), "");
         assert_eq!(loss(&["id-b"], "192.0.2.1"), "", "another admin stays");
+        assert_eq!(loss(&["d"], "192.0.2.1"), "", "it announces the address of a");
+        assert!(loss(&["a"], "192.0.2.1").starts_with("control runs on a"));
         assert!(loss(&["A", "id-b"], "192.0.2.9").starts_with("a is the last admin"), "both go");
         assert!(loss(&["c"], "192.0.2.3").starts_with("control runs on c"));
         assert!(loss(&["b"], "127.0.0.1").starts_with("control runs on b"), "it is on this node");
