@@ -44,7 +44,7 @@ const DATAGRAMS: u64 = 7;
 const SENDER: &str = r#"
 segments() {
     while read -r -a words; do
-        [[ ${words[0]} == Tcp: && ${words[1]} != Rto* ]] && echo $((words[11] + words[12]))
+        [[ ${words[0]} == Tcp: && ${words[1]} == [0-9]* ]] && echo $((words[11] + words[12]))
     done < /proc/net/snmp
 }
 is_sending() {
