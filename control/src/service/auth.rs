@@ -110,7 +110,7 @@ impl ClientInfo {
         Some(self.0.certificate.as_ref()?.identity.as_ref()?.node)
     }
 
-    /// Returns whose share of connections and calls it takes.
+    /// Returns whose share of connections it takes.
     pub(crate) fn whose(&self) -> Client {
         self.presented_node().map_or_else(|| Client::at(self.0.address.ip()), Client::Node)
     }

@@ -1,14 +1,16 @@
-//! Large calls of one client, one after another: a request of megabytes and a list of everything
-//! are in memory while they are read, decided and sent, and a client may have hundreds of calls
-//! under way.
+//! Large calls of one node, and calls over one connection without a certificate, one after another:
+//! a request of megabytes and a list of everything are in memory while they are read, decided and
+//! sent, and a client may have hundreds of calls under way.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http_body::{Frame, SizeHint};
+use overlay_core::NodeId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -19,7 +21,6 @@ use tonic::codegen::http::{Request, Response};
 use tower::{Layer, Service};
 
 use super::ClientInfo;
-use crate::connection_limits::Client;
 
 /// Bytes of a message from which on a request is large: those of containers that start one after
 /// another are not.
@@ -27,9 +28,6 @@ const LARGE: usize = 16 << 10;
 /// The calls whose answers may be large.
 const LISTS: [&str; 5] =
     ["ListEndpoints", "ListNetworks", "ListNodes", "ListPolicies", "ShowPolicy"];
-/// Calls under way of all who have no certificate at one address: each may have sent as much as
-/// joining takes.
-const STRANGERS: usize = 32;
 /// Bytes of an answer that are handed on at a time: HTTP/2 keeps what is not read yet.
 const PIECE: usize = 16 << 10;
 /// How long the reader of a list may take before its connection is closed.
@@ -47,22 +45,29 @@ impl<S> Layer<S> for LargeCallLayer {
     }
 }
 
-/// The turns of all clients that have calls under way.
+/// Whose calls wait for each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Caller {
+    /// A node, over however many connections.
+    Node(NodeId),
+    /// Whoever has a connection without a certificate. Not all at one address: those who guess there
+    /// would have an honest host wait for them.
+    Stranger(SocketAddr),
+}
+
+/// The turns of all who have calls under way.
 #[derive(Debug, Default)]
-struct Turns(Mutex<BTreeMap<Client, Weak<Semaphore>>>);
+struct Turns(Mutex<BTreeMap<Caller, Weak<Semaphore>>>);
 
 impl Turns {
-    fn of(&self, client: Client) -> Arc<Semaphore> {
+    fn of(&self, caller: Caller) -> Arc<Semaphore> {
         let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(turn) = turns.get(&client).and_then(Weak::upgrade) {
+        if let Some(turn) = turns.get(&caller).and_then(Weak::upgrade) {
             return turn;
         }
         turns.retain(|_, turn| turn.strong_count() > 0);
-        let turn = Arc::new(Semaphore::new(match client {
-            Client::Node(_) => 1,
-            Client::Stranger(_) => STRANGERS,
-        }));
-        turns.insert(client, Arc::downgrade(&turn));
+        let turn = Arc::new(Semaphore::new(1));
+        turns.insert(caller, Arc::downgrade(&turn));
 
         turn
     }
@@ -115,11 +120,12 @@ where
         let Some(client) = request.extensions().get::<ClientInfo>().cloned() else {
             return Box::pin(inner.call(request));
         };
-        let whose = client.whose();
-        let turn = Arc::new(Turn { of: self.turns.of(whose), taken: OnceLock::new() });
+        let caller =
+            client.presented_node().map_or(Caller::Stranger(client.address()), Caller::Node);
+        let turn = Arc::new(Turn { of: self.turns.of(caller), taken: OnceLock::new() });
         let path = request.uri().path();
         let is_list = LISTS.iter().any(|list| path.ends_with(list));
-        let waits = is_list || matches!(whose, Client::Stranger(_));
+        let waits = is_list || matches!(caller, Caller::Stranger(_));
 
         Box::pin(async move {
             if waits {
