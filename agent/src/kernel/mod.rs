@@ -20,7 +20,6 @@ pub mod error;
 #[cfg(test)]
 mod fake;
 mod gso;
-pub mod heap;
 pub mod host;
 mod lock;
 mod mounts;
