@@ -74,7 +74,8 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
         ms(middle),
         ms(slowest)
     ));
-    ensure!(middle <= LIVE, "a change takes {}", ms(middle));
+    // Programs that are not optimized run beside other tests, and are not judged by speed.
+    ensure!(cfg!(debug_assertions) || middle <= LIVE, "a change takes {}", ms(middle));
     cluster.ctl(0, &["policy", "rollback", "0"])?;
     cluster.finish()
 }
