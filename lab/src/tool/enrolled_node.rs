@@ -16,14 +16,14 @@ use tonic::transport::Channel;
 
 /// A node's id, its certificate, and where control is.
 #[derive(Clone, Debug)]
-pub(crate) struct NodeIdentity {
+pub(crate) struct EnrolledNode {
     /// The id that control gave it.
     pub(crate) id: NodeId,
     addresses: Vec<String>,
     tls: Arc<ClientConfig>,
 }
 
-impl NodeIdentity {
+impl EnrolledNode {
     /// Exchanges the token of a join line for a certificate.
     pub(crate) async fn join(line: &JoinLine, name: &Name) -> Result<Self> {
         let key = KeyPair::generate()?;

@@ -22,7 +22,7 @@ use overlay_proto::JoinLine;
 use self::attacker::Attacker;
 use self::strangers::Strangers;
 pub(crate) use self::tally::Tally;
-use super::node_identity::NodeIdentity;
+use super::enrolled_node::EnrolledNode;
 use super::{raise_descriptor_limit, stop_on_signal};
 
 /// The output once the attack goes on.
@@ -65,7 +65,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let tally = Arc::new(Tally::default());
     let attacker = runtime.block_on(async {
-        let identity = NodeIdentity::join(&options.join, &options.name).await?;
+        let identity = EnrolledNode::join(&options.join, &options.name).await?;
         let ends = Instant::now() + Duration::from_secs(options.seconds.into());
 
         Attacker::enter(identity, options, ends, Arc::clone(&tally)).await

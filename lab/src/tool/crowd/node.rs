@@ -13,7 +13,7 @@ use overlay_proto::v1::watch_response::Event;
 use overlay_proto::{JoinLine, v1};
 use tonic::transport::Channel;
 
-use crate::tool::node_identity::NodeIdentity;
+use crate::tool::enrolled_node::EnrolledNode;
 
 /// The prefix of the nodes' names.
 pub(crate) const PREFIX: &str = "crowd-";
@@ -50,7 +50,7 @@ pub(super) struct SimulatedNode {
 impl SimulatedNode {
     /// Does everything that a host does to join and to connect a container to a network.
     pub(super) async fn join(line: &JoinLine, plan: NodePlan) -> Result<Self> {
-        let identity = NodeIdentity::join(line, &plan.name).await?;
+        let identity = EnrolledNode::join(line, &plan.name).await?;
         let mut control = identity.connect().await?;
         control.announce(announcement(&plan)?).await?;
         let network = find(&mut control, &plan.network).await?;

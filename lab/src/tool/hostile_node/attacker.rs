@@ -14,8 +14,8 @@ use tonic::{Code, Status};
 
 use super::{Options, Tally, requests};
 use crate::tool::crowd;
+use crate::tool::enrolled_node::EnrolledNode;
 use crate::tool::is_stopped;
-use crate::tool::node_identity::NodeIdentity;
 
 /// How long an answer is waited for.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -38,7 +38,7 @@ pub(super) enum Line {
 #[derive(Debug)]
 pub(super) struct Attacker {
     lines: [Mutex<Option<(u64, Control)>>; 3],
-    pub(super) identity: NodeIdentity,
+    pub(super) identity: EnrolledNode,
     /// The network of the others that it is in.
     pub(super) network: Network,
     /// Its membership there.
@@ -53,7 +53,7 @@ pub(super) struct Attacker {
 impl Attacker {
     /// Enters the network as an honest node would.
     pub(super) async fn enter(
-        identity: NodeIdentity,
+        identity: EnrolledNode,
         options: &Options,
         ends: Instant,
         tally: Arc<Tally>,

@@ -15,8 +15,8 @@ use tokio::time::{sleep_until, timeout};
 use tonic::transport::Channel;
 
 use super::Tally;
+use crate::tool::enrolled_node;
 use crate::tool::is_stopped;
-use crate::tool::node_identity;
 
 /// The seconds for which connections are made at once.
 const BURST: u32 = 5;
@@ -83,7 +83,7 @@ impl Strangers {
             let tcp = timeout(PATIENCE, TcpStream::connect(address)).await;
             ("strangers without TLS", tcp.ok().and_then(Result::ok).map(Silent::Tcp))
         } else {
-            let tls = timeout(PATIENCE, node_identity::stranger(&self.line)).await;
+            let tls = timeout(PATIENCE, enrolled_node::stranger(&self.line)).await;
             ("strangers with TLS", tls.ok().and_then(Result::ok).map(Silent::Tls))
         };
         match &opened {
