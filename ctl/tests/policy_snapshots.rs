@@ -43,6 +43,7 @@ fn policies() {
          policy test good.toml --json
          policy test good.toml --offline
          policy test open.toml --offline
+         policy test sound.toml --offline
          policy test /dev/null --offline
          policy test bad.toml
          policy test bad.toml --json
@@ -185,6 +186,7 @@ fn write_policies(dir: &Path) {
     for (name, text) in [
         ("good.toml", good),
         ("open.toml", open),
+        ("sound.toml", "[network.shop]\ndefault = \"deny\"\n"),
         ("bad.toml", bad),
         ("failing.toml", &failing),
         ("live.toml", LIVE),
