@@ -7,11 +7,12 @@ use std::process::ExitCode;
 use overlay_agent::config::{Arguments, Config, DEFAULT_FILE, Other};
 use overlay_agent::descriptor_reserves::DescriptorReserves;
 use overlay_agent::docker::plugin_proxy;
+use overlay_agent::kernel::heap;
 use overlay_agent::node::NodeEnd;
 use overlay_agent::{Program, node, state};
 use overlay_core::message;
+use overlay_daemon::descriptors;
 use overlay_daemon::log::{self, Log};
-use overlay_daemon::{descriptors, heap};
 use overlay_host::config::{self, EXIT_CODE};
 
 fn main() -> ExitCode {
@@ -37,7 +38,7 @@ fn main() -> ExitCode {
         tracing::warn!(%error, "OVERLAY_LOG is not a valid filter, logging info and above");
     }
     if !is_heap_shared {
-        tracing::warn!("{}", heap::NOT_SHARED);
+        tracing::warn!("C library does not share one heap among threads, which costs memory");
     }
     if let Err(error) = descriptors::raise_limit() {
         tracing::warn!(%error, "Failed to raise the limit of open files");

@@ -18,8 +18,8 @@ use overlay_control::{
 };
 use overlay_core::instant::rfc3339;
 use overlay_core::{Role, message};
+use overlay_daemon::descriptors;
 use overlay_daemon::log::{self, Log};
-use overlay_daemon::{descriptors, heap};
 use overlay_host::config::{self, EXIT_CODE};
 use overlay_proto::JoinLine;
 use sd_notify::NotifyState;
@@ -195,8 +195,6 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return fail(&error.to_string(), EXIT_CODE),
     };
-    // Before there is another thread: the log has one.
-    let is_heap_shared = heap::share();
     let (filter, unknown) = log::filter();
     let log = match Log::start(filter, false) {
         Ok(log) => log,
@@ -205,10 +203,6 @@ fn main() -> ExitCode {
     log.log_panics(|| false);
     if let Some(error) = unknown {
         tracing::warn!(%error, "OVERLAY_LOG is not a valid filter, logging info and above");
-    }
-
-    if !is_heap_shared {
-        tracing::warn!("{}", heap::NOT_SHARED);
     }
 
     let done = match cli.command {

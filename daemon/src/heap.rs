@@ -1,14 +1,11 @@
 //! The process's heap.
 
-/// What is told where [`share`] fails.
-pub const NOT_SHARED: &str = "C library does not share one heap among threads, which costs memory";
-
 /// Makes all threads share one heap, for the life of the process. To be called before there is a
 /// second thread; returns whether the C library does so.
 ///
 /// The C library would give nearly every thread its own, and each keeps what it once needed: a
-/// thousand nodes that join one by one left 5 MiB in an agent's. Lanes do not wait for each other in
-/// the one, because packets that flow take no memory.
+/// thousand nodes that join one by one left 5 MiB in them. Lanes do not wait for each other in the
+/// one, because packets that flow take no memory.
 #[cfg(target_env = "gnu")]
 #[expect(unsafe_code, reason = "no library here wraps mallopt(3)")]
 pub fn share() -> bool {

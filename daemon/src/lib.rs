@@ -1,11 +1,10 @@
-//! What the agent and control have in common as daemons: a log that never blocks, one heap, detection of
+//! What the agent and control have in common as daemons: a log that never blocks, and detection of
 //! exhausted file descriptors and full disks, and tasks that do not end unnoticed.
 //!
 //! Nothing here knows about networks, nodes or the membership.
 
 pub mod descriptors;
 pub mod disk;
-pub mod heap;
 mod lack;
 pub mod log;
 pub mod reserve;

@@ -20,6 +20,7 @@ pub mod error;
 #[cfg(test)]
 mod fake;
 mod gso;
+pub mod heap;
 pub mod host;
 mod lock;
 mod mounts;
