@@ -215,8 +215,8 @@ fn chain(script: &mut String, name: &str, lines: impl IntoIterator<Item = String
     line(script, "}");
 }
 
-/// Writes when a packet that a rule or the default refuses is counted, which is when one of these is
-/// true of it; always where there are none.
+/// Writes when a packet that a rule or the default refuses is counted, which is when one of these
+/// is true of it; always where there are none.
 ///
 /// In shadow it goes on, and what would not have come so far is not counted: answers to what would
 /// not have arrived, and what comes from another host, which would have dropped it. What comes from
