@@ -73,19 +73,22 @@ impl Attacker {
         Instant::now() < self.ends && !is_stopped()
     }
 
-    /// Repeats a call with no pause, over a new connection whenever the one before has broken.
+    /// Repeats a call with no pause, over a new connection whenever the one before has broken. The
+    /// call is told how many it is, from 1.
     pub(super) async fn repeat<T>(
         &self,
         kind: &str,
         line: Line,
-        mut call: impl AsyncFnMut(&mut Control) -> Result<T, Status>,
+        mut call: impl AsyncFnMut(&mut Control, u64) -> Result<T, Status>,
     ) {
+        let mut turn = 0;
         while self.is_on() {
             let Some((number, mut control)) = self.line(line).await else {
                 sleep(RETRY).await;
                 continue;
             };
-            let answer = timeout(PATIENCE, call(&mut control)).await;
+            turn += 1;
+            let answer = timeout(PATIENCE, call(&mut control, turn)).await;
             let answer = answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer")));
             self.tally.answer(kind, &answer);
             if answer.is_err_and(|status| is_broken(&status)) && !self.answers(&mut control).await {

@@ -59,18 +59,17 @@ pub(super) async fn all(attacker: &Attacker) {
 /// Fills the network with endpoints, as large or as many as there may be, and goes on to change
 /// them.
 async fn rows(attacker: &Attacker) {
-    let (turn, next) = (Cell::new(0_u64), Cell::new(0_u64));
+    let next = Cell::new(0_u64);
     let (size, since) = (Cell::new(Size::Large), Cell::new(Instant::now()));
     attacker
-        .repeat("rows", Line::Rows, async |control| {
+        .repeat("rows", Line::Rows, async |control, turn| {
             if since.get().elapsed() > ROWS_TURN {
                 withdraw(attacker, control, next.replace(0)).await?;
                 since.set(Instant::now());
                 size.set(if size.get() == Size::Large { Size::Small } else { Size::Large });
             }
             let count = if size.get() == Size::Large { LARGE_ROWS } else { SMALL_ROWS };
-            turn.set(turn.get() + 1);
-            let endpoint = |n| requests::endpoint(attacker, n, size.get(), turn.get());
+            let endpoint = |n| requests::endpoint(attacker, n, size.get(), turn);
             let first = next.get();
             let answer = put(control, (first..first + count).map(endpoint).collect()).await;
             match &answer {
@@ -106,14 +105,12 @@ async fn withdraw(attacker: &Attacker, control: &mut Control, count: u64) -> Res
 /// Publishes what no node may: rows that are too large, too many in a call, longer messages, those
 /// of another node.
 async fn rows_beyond(attacker: &Attacker) {
-    let turn = Cell::new(0_u64);
     attacker
-        .repeat("rows beyond the limits", Line::Rows, async |control| {
-            turn.set(turn.get() + 1);
+        .repeat("rows beyond the limits", Line::Rows, async |control, turn| {
             let rows = |count: u64, size| {
                 (0..count).map(move |n| requests::endpoint(attacker, (1 << 40) + n, size, 0))
             };
-            let endpoints: Vec<_> = match turn.get() % 4 {
+            let endpoints: Vec<_> = match turn % 4 {
                 0 => rows(1, Size::Beyond).collect(),
                 1 => rows(1_001, Size::Small).collect(),
                 2 => rows(400, Size::Large).collect(),
@@ -128,11 +125,9 @@ async fn rows_beyond(attacker: &Attacker) {
 
 /// Claims the names of another's endpoint, with an endpoint that runs.
 async fn names(attacker: &Attacker) {
-    let turn = Cell::new(0_u64);
     attacker
-        .repeat("names of another", Line::Others, async |control| {
-            turn.set(turn.get() + 1);
-            put(control, vec![requests::thief(attacker, turn.get())]).await
+        .repeat("names of another", Line::Others, async |control, turn| {
+            put(control, vec![requests::thief(attacker, turn)]).await
         })
         .await;
 }
@@ -140,10 +135,9 @@ async fn names(attacker: &Attacker) {
 /// Makes as many networks as it may and more, each as large as it may be; then removes and makes
 /// them again.
 async fn networks(attacker: &Attacker) {
-    let turn = Cell::new(0_u64);
     attacker
-        .repeat("networks", Line::Others, async |control| {
-            let number = turn.replace(turn.get() + 1);
+        .repeat("networks", Line::Others, async |control, turn| {
+            let number = turn - 1;
             if number >= NETWORKS && number.is_multiple_of(2) {
                 let network = format!("{BAIT}{}", number % NETWORKS);
                 let request = v1::RemoveNetworkRequest { network, force: true };
@@ -168,14 +162,12 @@ async fn take_the_pool(attacker: &Attacker) {
 
 /// Changes a network of its own again and again: all nodes hear of each.
 async fn networks_changed(attacker: &Attacker) {
-    let turn = Cell::new(0_u32);
     attacker
-        .repeat("changes of a network", Line::Others, async |control| {
-            turn.set(turn.get() + 1);
+        .repeat("changes of a network", Line::Others, async |control, turn| {
             let request = v1::SetNetworkRequest {
                 network: format!("{BAIT}0"),
                 nodes: None,
-                lease_seconds: Some(60 + turn.get() % 1_000),
+                lease_seconds: u32::try_from(60 + turn % 1_000).ok(),
             };
             control.set_network(request).await.map(drop)
         })
@@ -184,12 +176,15 @@ async fn networks_changed(attacker: &Attacker) {
 
 /// Asks for more blocks than it uses.
 async fn blocks(attacker: &Attacker) {
-    let turn = Cell::new(0_usize);
     attacker
-        .repeat("blocks", Line::Others, async |control| {
-            turn.set(turn.get() + 1);
-            let blocks = [2, 256, 257, u32::MAX];
-            let request = requests::enter(&attacker.network, 1, blocks[turn.get() % blocks.len()]);
+        .repeat("blocks", Line::Others, async |control, turn| {
+            let blocks = match turn % 4 {
+                0 => 2,
+                1 => 256,
+                2 => 257,
+                _ => u32::MAX,
+            };
+            let request = requests::enter(&attacker.network, 1, blocks);
             control.enter_network(request).await.map(drop)
         })
         .await;
@@ -198,7 +193,7 @@ async fn blocks(attacker: &Attacker) {
 /// Enters with other keys again and again: all members must forget the ones before.
 async fn keys(attacker: &Attacker) {
     attacker
-        .repeat("other keys", Line::Others, async |control| {
+        .repeat("other keys", Line::Others, async |control, _| {
             control.enter_network(requests::enter(&attacker.network, 64, 1)).await.map(drop)
         })
         .await;
@@ -206,26 +201,22 @@ async fn keys(attacker: &Attacker) {
 
 /// Tries what only admins may do.
 async fn what_admins_may(attacker: &Attacker) {
-    let turn = Cell::new(0_u32);
     attacker
-        .repeat("what admins may", Line::Others, async |control| {
-            turn.set(turn.get() + 1);
-            match turn.get() % 4 {
-                0 => control.create_token(v1::CreateTokenRequest::default()).await.map(drop),
-                1 => {
-                    let request = v1::RemoveNodeRequest { node: "host1".to_owned() };
-                    control.remove_node(request).await.map(drop)
-                }
-                2 => {
-                    let document = "# \n".repeat(300_000);
-                    let request = v1::ApplyPolicyRequest { document, ..Default::default() };
-                    control.apply_policy(request).await.map(drop)
-                }
-                _ => {
-                    let network = attacker.network.name.to_string();
-                    let request = v1::RemoveNetworkRequest { network, force: true };
-                    control.remove_network(request).await.map(drop)
-                }
+        .repeat("what admins may", Line::Others, async |control, turn| match turn % 4 {
+            0 => control.create_token(v1::CreateTokenRequest::default()).await.map(drop),
+            1 => {
+                let request = v1::RemoveNodeRequest { node: "host1".to_owned() };
+                control.remove_node(request).await.map(drop)
+            }
+            2 => {
+                let document = "# \n".repeat(300_000);
+                let request = v1::ApplyPolicyRequest { document, ..Default::default() };
+                control.apply_policy(request).await.map(drop)
+            }
+            _ => {
+                let network = attacker.network.name.to_string();
+                let request = v1::RemoveNetworkRequest { network, force: true };
+                control.remove_network(request).await.map(drop)
             }
         })
         .await;
@@ -233,11 +224,9 @@ async fn what_admins_may(attacker: &Attacker) {
 
 /// Announces as much as there may be, another thing each time.
 async fn announcements(attacker: &Attacker, flood: u64) {
-    let turn = Cell::new(flood << 32);
     attacker
-        .repeat("announcements", Line::Announcements, async |control| {
-            turn.set(turn.get() + 1);
-            control.announce(requests::announcement(turn.get())).await.map(drop)
+        .repeat("announcements", Line::Announcements, async |control, turn| {
+            control.announce(requests::announcement((flood << 32) + turn)).await.map(drop)
         })
         .await;
 }
@@ -245,7 +234,7 @@ async fn announcements(attacker: &Attacker, flood: u64) {
 /// Lists everything, which changes nothing and is a lot.
 async fn lists(attacker: &Attacker) {
     attacker
-        .repeat("lists", Line::Others, async |control| {
+        .repeat("lists", Line::Others, async |control, _| {
             control.list_networks(Request::new(v1::ListNetworksRequest {})).await?;
             control.list_endpoints(v1::ListEndpointsRequest::default()).await.map(drop)
         })
