@@ -50,8 +50,8 @@ impl<S> Layer<S> for LargeCallLayer {
 enum Caller {
     /// A node, over however many connections.
     Node(NodeId),
-    /// Whoever has a connection without a certificate. Not all at one address: those who guess there
-    /// would have an honest host wait for them.
+    /// Whoever has a connection without a certificate. Not all at one address: those who guess
+    /// there would have an honest host wait for them.
     Stranger(SocketAddr),
 }
 

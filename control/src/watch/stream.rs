@@ -34,7 +34,7 @@ const GRACE: Duration = Duration::from_secs(1);
 
 /// Events with changes that a watcher gets at once: each change of a quiet cluster.
 const EVENTS: u32 = 20;
-/// The interval at which it then gets one more: what changes meanwhile comes together, so that one
+/// The interval in which it then gets two more: what changes meanwhile comes together, so that one
 /// node that changes something all the time does not keep all others busy.
 const EVENT_INTERVAL: Duration = Duration::from_millis(100);
 
