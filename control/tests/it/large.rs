@@ -15,6 +15,7 @@ use tonic::client::GrpcService as _;
 use tonic::codegen::Bytes;
 use tonic::codegen::http::Request;
 use tonic::transport::Channel;
+use tonic::transport::channel::ResponseFuture;
 
 use crate::harness::{Control, Node, Watcher};
 
@@ -81,16 +82,37 @@ fn memory() -> usize {
     pages * 4 / 1024
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn watches_that_are_not_read_cost_next_to_nothing() {
-    const WATCHES: usize = 200;
+/// Looks for some time how much more memory there is than before, and does `along` each time;
+/// returns the most, in MiB.
+async fn most_more(begun: usize, mut along: impl FnMut()) -> usize {
+    let until = Instant::now() + Duration::from_secs(3);
+    let mut most = 0;
+    while Instant::now() < until {
+        along();
+        most = most.max(memory().saturating_sub(begun));
+        sleep(Duration::from_millis(50)).await;
+    }
+
+    most
+}
+
+/// Starts control, with a network of 400 long rows; returns its admin, and another node in it.
+async fn full() -> (Control, Node, Node) {
     let control = Control::start().await;
     let admin = control.admin().await;
     let network = admin.create_network("my-network", "10.8.0.0/14").await.unwrap();
     admin.enter(&network).await.unwrap();
     fill(&admin, &network, 400).await;
-    let mut hostile = control.node(&admin, "hostile").await;
+    let hostile = control.node(&admin, "hostile").await;
     hostile.enter(&network).await.unwrap();
+
+    (control, admin, hostile)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watches_that_are_not_read_cost_next_to_nothing() {
+    const WATCHES: usize = 200;
+    let (control, admin, mut hostile) = full().await;
     let begun = memory();
 
     let mut unread: Vec<Watcher> = Vec::new();
@@ -103,11 +125,7 @@ async fn watches_that_are_not_read_cost_next_to_nothing() {
         }
         most = most.max(memory().saturating_sub(begun));
     }
-    let until = Instant::now() + Duration::from_secs(3);
-    while Instant::now() < until {
-        most = most.max(memory().saturating_sub(begun));
-        sleep(Duration::from_millis(50)).await;
-    }
+    most = most.max(most_more(begun, || {}).await);
 
     // 400 rows of 14 KiB are 5.6 MiB: 200 of them would be 1.1 GiB.
     eprintln!("{WATCHES} unread watches: at most {most} MiB more");
@@ -127,10 +145,16 @@ async fn begin_endless(channel: &mut Channel) {
     let sent = stream::iter([Bytes::from(header)].into_iter().chain(pieces));
     let frames = sent.map(|bytes| Ok::<_, tonic::Status>(Frame::data(bytes)));
     let body = Body::new(StreamBody::new(frames.chain(stream::pending())));
-    let uri = "https://control.overlay.internal/overlay.v1.Control/PutEndpoints";
+    tokio::spawn(call(channel, "PutEndpoints", body).await);
+}
+
+/// Makes a call as no client would make it; what is returned waits for the answer.
+async fn call(channel: &mut Channel, method: &str, body: Body) -> ResponseFuture {
+    let uri = format!("https://control.overlay.internal/overlay.v1.Control/{method}");
     let request = Request::post(uri).header("content-type", "application/grpc").body(body);
     std::future::poll_fn(|cx| channel.poll_ready(cx)).await.unwrap();
-    tokio::spawn(channel.call(request.unwrap()));
+
+    channel.call(request.unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -144,17 +168,12 @@ async fn requests_that_never_end_cost_next_to_nothing_and_stop_nobody() {
     }
     let begun = memory();
 
-    let mut most = 0;
     for channel in &mut channels {
         for _ in 0..30 {
             begin_endless(channel).await;
         }
     }
-    let until = Instant::now() + Duration::from_secs(3);
-    while Instant::now() < until {
-        most = most.max(memory().saturating_sub(begun));
-        sleep(Duration::from_millis(50)).await;
-    }
+    let most = most_more(begun, || {}).await;
 
     // All of it would be 480 MiB.
     eprintln!("120 endless requests: at most {most} MiB more");
@@ -167,32 +186,18 @@ async fn requests_that_never_end_cost_next_to_nothing_and_stop_nobody() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lists_that_are_not_read_cost_next_to_nothing_and_end() {
-    let control = Control::start().await;
-    let admin = control.admin().await;
-    let network = admin.create_network("my-network", "10.8.0.0/14").await.unwrap();
-    admin.enter(&network).await.unwrap();
-    fill(&admin, &network, 400).await;
-    let hostile = control.node(&admin, "hostile").await;
-    hostile.enter(&network).await.unwrap();
+    let (control, admin, hostile) = full().await;
     let mut channel = hostile.channel(control.address).await;
     let begun = memory();
 
     let mut calls = JoinSet::new();
     for _ in 0..30 {
-        let uri = "https://control.overlay.internal/overlay.v1.Control/ListEndpoints";
         let empty = Body::new(http_body_util::Full::new(Bytes::from_static(&[0; 5])));
-        let request = Request::post(uri).header("content-type", "application/grpc").body(empty);
-        std::future::poll_fn(|cx| channel.poll_ready(cx)).await.unwrap();
-        calls.spawn(channel.call(request.unwrap()));
+        calls.spawn(call(&mut channel, "ListEndpoints", empty).await);
     }
     let mut unread = Vec::new();
-    let mut most = 0;
-    let until = Instant::now() + Duration::from_secs(3);
-    while Instant::now() < until {
-        unread.extend(std::iter::from_fn(|| calls.try_join_next()));
-        most = most.max(memory().saturating_sub(begun));
-        sleep(Duration::from_millis(50)).await;
-    }
+    let take = || unread.extend(std::iter::from_fn(|| calls.try_join_next()));
+    let most = most_more(begun, take).await;
 
     // Each is 5.6 MiB: 30 of them would be 168 MiB.
     eprintln!("30 lists that are not read: at most {most} MiB more");

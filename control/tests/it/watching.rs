@@ -10,14 +10,21 @@ use tokio::time::timeout;
 
 use crate::harness::{Control, Node, PATIENCE, Watcher};
 
-#[tokio::test]
-async fn a_watch_goes_on_where_it_broke_off() {
-    let control = Control::start().await;
+/// Has the admin make a network, enter it, and watch; returns all three, the watcher with a view.
+async fn watching(control: &Control) -> (Node, v1::Network, Watcher) {
     let admin = control.admin().await;
     let network = admin.create_network("my-network", "10.9.0.0/16").await.unwrap();
     admin.enter(&network).await.unwrap();
     let mut watcher = admin.watch(View::default()).await.unwrap();
     watcher.step().await.unwrap();
+
+    (admin, network, watcher)
+}
+
+#[tokio::test]
+async fn a_watch_goes_on_where_it_broke_off() {
+    let control = Control::start().await;
+    let (admin, network, watcher) = watching(&control).await;
     let view = watcher.view.clone();
     drop(watcher);
 
@@ -312,11 +319,7 @@ async fn a_change_reaches_every_member() {
 async fn whoever_changes_something_all_the_time_does_not_keep_all_watchers_busy() {
     const CHANGES: u64 = 400;
     let control = Control::start().await;
-    let admin = control.admin().await;
-    let network = admin.create_network("my-network", "10.9.0.0/16").await.unwrap();
-    admin.enter(&network).await.unwrap();
-    let mut watcher = admin.watch(View::default()).await.unwrap();
-    watcher.step().await.unwrap();
+    let (admin, network, mut watcher) = watching(&control).await;
     let begun = Instant::now();
 
     let busy = async {
