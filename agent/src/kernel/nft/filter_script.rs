@@ -10,7 +10,10 @@
 //! Every packet is judged by the addresses and the port of its flow's first packet, so that answers
 //! share the verdict. A flow that passes is settled by a mark that names a generation; another
 //! generation unsettles all flows at once, so that established ones follow a changed policy and
-//! none is cut that may go on.
+//! none is cut that may go on. A packet is given the generation before it is judged: what it
+//! settles is of the elements that it was judged by, or of earlier ones.
+//!
+//! Names in the scripts have a place for their edition.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -19,6 +22,8 @@ use std::net::IpAddr;
 use overlay_core::policy::{
     Filter, FilterLinks, FilterMode, FilterRule, PolicyAction, PortRange, Term,
 };
+
+use super::edition::TableFrame;
 
 /// The table, in the namespace of a network.
 pub(super) const TABLE: &str = "inet overlay";
@@ -106,9 +111,15 @@ impl Family {
     }
 }
 
-/// Writes a script that makes the table anew, whatever was there.
-pub(super) fn replace(filter: &Filter, generation: Generation) -> String {
-    let mut script = format!("table {TABLE}\ndelete table {TABLE}\ntable {TABLE} {{\n");
+/// What stays of the table when it is made anew.
+pub(super) const FRAME: TableFrame = TableFrame {
+    table: TABLE,
+    base_chains: &[(FORWARD, "type filter hook forward priority filter; policy drop;")],
+};
+
+/// Writes all that is in the table.
+pub(super) fn whole(filter: &Filter, generation: Generation) -> String {
+    let mut script = format!("table {TABLE} {{\n");
     let Generation(mark) = generation;
     for (name, kind, elements) in [
         ("settled", "mark : verdict", format!("{mark} : accept")),
@@ -117,7 +128,7 @@ pub(super) fn replace(filter: &Filter, generation: Generation) -> String {
         // Of a known size, the kernel looks them up at the least cost.
         line(
             &mut script,
-            &format!("map {name} {{ type {kind}; size 2; elements = {{ {elements} }}; }}"),
+            &format!("map {name}~ {{ type {kind}; size 2; elements = {{ {elements} }}; }}"),
         );
     }
     for family in Family::ALL {
@@ -125,7 +136,7 @@ pub(super) fn replace(filter: &Filter, generation: Generation) -> String {
     }
     let counters = filter.rules.iter().map(|rule| format!("{RULE_PREFIX}{}", rule.name));
     for counter in counters.chain([DEFAULT, UNKNOWN, INVALID].map(str::to_owned)) {
-        line(&mut script, &format!("counter {counter} {{ }}"));
+        line(&mut script, &format!("counter {counter}~ {{ }}"));
     }
     chains(&mut script, filter);
     script.push_str("}\n");
@@ -144,7 +155,7 @@ pub(super) fn update(
     let mut script = String::new();
     for family in Family::ALL {
         for ((name, was), (_, now)) in named_sets(before).into_iter().zip(named_sets(after)) {
-            let set = format!("{TABLE} {name}v{}", family.number());
+            let set = format!("{TABLE} {name}v{}~", family.number());
             for (word, addresses) in [("delete", was.difference(now)), ("add", now.difference(was))]
             {
                 if let Some(elements) = elements(addresses.copied(), family) {
@@ -155,10 +166,10 @@ pub(super) fn update(
     }
     if let Some((Generation(was), Generation(now))) = generations {
         script += &format!(
-            "delete element {TABLE} settled {{ {was} }}\n\
-             add element {TABLE} settled {{ {now} : accept }}\n\
-             delete element {TABLE} generation {{ ipv4, ipv6 }}\n\
-             add element {TABLE} generation {{ ipv4 : {now}, ipv6 : {now} }}\n"
+            "delete element {TABLE} settled~ {{ {was} }}\n\
+             add element {TABLE} settled~ {{ {now} : accept }}\n\
+             delete element {TABLE} generation~ {{ ipv4, ipv6 }}\n\
+             add element {TABLE} generation~ {{ ipv4 : {now}, ipv6 : {now} }}\n"
         );
     }
 
@@ -170,12 +181,12 @@ fn sets(script: &mut String, filter: &Filter, family: Family) {
     for (name, addresses) in named_sets(filter) {
         let elements = elements(addresses.iter().copied(), family);
         let elements = elements.map(|all| format!(" elements = {all};")).unwrap_or_default();
-        line(script, &format!("set {name}v{number} {{ type {kind};{elements} }}"));
+        line(script, &format!("set {name}v{number}~ {{ type {kind};{elements} }}"));
     }
     let pair = format!("{kind} . {kind} . inet_proto");
-    line(script, &format!("set pairsv{number} {{ type {pair}; {LOGGED}; }}"));
+    line(script, &format!("set pairsv{number}~ {{ type {pair}; {LOGGED}; }}"));
     let flow = format!("{pair} . inet_service . inet_service");
-    line(script, &format!("set flowsv{number} {{ type {flow}; {LOGGED}; }}"));
+    line(script, &format!("set flowsv{number}~ {{ type {flow}; {LOGGED}; }}"));
 }
 
 fn named_sets(filter: &Filter) -> Vec<(String, &BTreeSet<IpAddr>)> {
@@ -234,13 +245,13 @@ fn counting(filter: &Filter, families: &[Family]) -> Vec<String> {
 
 /// Writes the lines that count what is refused, under these conditions, and refuse it.
 fn refusal(matched: &str, counter: &str, counting: &[String]) -> Vec<String> {
-    let counter = format!("counter name \"{counter}\"");
+    let counter = format!("counter name \"{counter}~\"");
     if counting.is_empty() {
-        return vec![format!("{matched}{counter} goto refuse")];
+        return vec![format!("{matched}{counter} goto refuse~")];
     }
     let counted = counting.iter().map(|when| format!("{matched}{when}{counter}"));
 
-    counted.chain([format!("{matched}goto refuse")]).collect()
+    counted.chain([format!("{matched}goto refuse~")]).collect()
 }
 
 fn chains(script: &mut String, filter: &Filter) {
@@ -249,19 +260,19 @@ fn chains(script: &mut String, filter: &Filter) {
         FilterMode::Enforced => "drop",
         FilterMode::Shadow => "accept",
     };
-    chain(script, "pass", [own("ct mark set meta nfproto map @generation"), own("accept")]);
-    chain(script, "refuse", [own(refuse)]);
+    chain(script, "pass~", [own("ct mark set meta mark"), own("accept")]);
+    chain(script, "refuse~", [own(refuse)]);
     let default = match filter.default {
-        PolicyAction::Allow => vec![format!("counter name \"{DEFAULT}\" goto pass")],
+        PolicyAction::Allow => vec![format!("counter name \"{DEFAULT}~\" goto pass~")],
         PolicyAction::Deny => refusal("", DEFAULT, &counting(filter, &Family::ALL)),
     };
-    chain(script, DEFAULT, default);
+    chain(script, &format!("{DEFAULT}~"), default);
     // The sender's host may know an address before this one does, and lets it pass.
     let unknown = match filter.mode {
         FilterMode::Enforced => Vec::new(),
         FilterMode::Shadow => vec![own(ORIGINAL)],
     };
-    chain(script, UNKNOWN, refusal("", UNKNOWN, &unknown));
+    chain(script, &format!("{UNKNOWN}~"), refusal("", UNKNOWN, &unknown));
     for family in Family::ALL {
         log_chains(script, filter, family);
         let counting = counting(filter, &[family]);
@@ -273,8 +284,8 @@ fn chains(script: &mut String, filter: &Filter) {
             .chain(foreign)
             .chain(rules)
             .chain(closed.into_iter().flatten())
-            .chain([format!("goto {DEFAULT}")]);
-        chain(script, &format!("judge{}", family.number()), lines);
+            .chain([format!("goto {DEFAULT}~")]);
+        chain(script, &format!("judge{}~", family.number()), lines);
     }
     // What passes through this host from one linked network to the other is judged where it comes
     // from and where it goes: answers may take another way, and would belong to no flow here.
@@ -282,32 +293,32 @@ fn chains(script: &mut String, filter: &Filter) {
     let passing = passing.iter().filter(|_| is_linked(filter));
     let passing = passing.map(|(from, to)| format!("iifname \"{from}\" oifname \"{to}\" accept"));
     let forward = [
-        own("ct mark vmap @settled"),
+        own("ct mark vmap @settled~"),
+        own("meta mark set meta nfproto map @generation~"),
         own("ct state related meta l4proto { icmp, ipv6-icmp } accept"),
-        format!("ct state invalid,untracked counter name \"{INVALID}\" goto refuse"),
-        own("meta nfproto vmap { ipv4 : goto judge4, ipv6 : goto judge6 }"),
+        format!("ct state invalid,untracked counter name \"{INVALID}~\" goto refuse~"),
+        own("meta nfproto vmap { ipv4 : goto judge4~, ipv6 : goto judge6~ }"),
     ];
-    let hook = own("type filter hook forward priority filter; policy drop;");
-    chain(script, FORWARD, std::iter::once(hook).chain(passing).chain(forward));
+    chain(script, FORWARD, passing.chain(forward));
 }
 
 /// Writes that there is no way from one linked network to another, before the rules.
 fn from_link_to_link(family: Family) -> String {
     let [from, to] = ["saddr", "daddr"].map(|end| is_in(end, "linked", family));
 
-    format!("{from} {to} goto {UNKNOWN}")
+    format!("{from} {to} goto {UNKNOWN}~")
 }
 
 /// Writes, after the rules, that nothing else passes from or to linked networks where only rules
 /// are for them, in shadow too.
 fn closed(family: Family) -> [String; 2] {
     ["saddr", "daddr"]
-        .map(|end| format!("{} counter name \"{DEFAULT}\" drop", is_in(end, "closed", family)))
+        .map(|end| format!("{} counter name \"{DEFAULT}~\" drop", is_in(end, "closed", family)))
 }
 
 /// Writes that an end of a flow, `saddr` or `daddr`, is in a set.
 fn is_in(end: &str, set: &str, family: Family) -> String {
-    format!("ct original {} {end} @{set}v{}", family.header(), family.number())
+    format!("ct original {} {end} @{set}v{}~", family.header(), family.number())
 }
 
 /// Writes what is decided before the rules: nodes are pinged, and strangers refused.
@@ -315,11 +326,11 @@ fn strangers(family: Family) -> [String; 4] {
     let (header, number, icmp) = (family.header(), family.number(), family.icmp());
     let ping = |from, to| {
         format!(
-            "meta l4proto {icmp} ct original {header} saddr @{from}v{number} ct original {header} \
-             daddr @{to}v{number} goto pass"
+            "meta l4proto {icmp} ct original {header} saddr @{from}v{number}~ ct original {header} \
+             daddr @{to}v{number}~ goto pass~"
         )
     };
-    let unknown = |end| format!("ct original {header} {end} != @knownv{number} goto {UNKNOWN}");
+    let unknown = |end| format!("ct original {header} {end} != @knownv{number}~ goto {UNKNOWN}~");
 
     [ping("nodes", "known"), ping("known", "nodes"), unknown("saddr"), unknown("daddr")]
 }
@@ -332,8 +343,8 @@ fn log_chains(script: &mut String, filter: &Filter, family: Family) {
     let flow = format!("{pair} . th sport . th dport");
     let known = |set, of: &str, tuple: &str| {
         [
-            format!("meta l4proto {of} {tuple} @{set}v{number} return"),
-            format!("meta l4proto {of} add @{set}v{number} {{ {tuple} }}"),
+            format!("meta l4proto {of} {tuple} @{set}v{number}~ return"),
+            format!("meta l4proto {of} add @{set}v{number}~ {{ {tuple} }}"),
         ]
     };
     for rule in filter.rules.iter().filter(|rule| rule.log) {
@@ -350,14 +361,14 @@ fn log_chains(script: &mut String, filter: &Filter, family: Family) {
 }
 
 fn log_chain(rule: &FilterRule, family: Family) -> String {
-    format!("log{}-{}", family.number(), rule.name)
+    format!("log{}-{}~", family.number(), rule.name)
 }
 
 /// Writes a rule: a line for each protocol that it is about.
 fn rule_lines(rule: &FilterRule, family: Family, counting: &[String]) -> Vec<String> {
     let end = |end: &str, set: Option<usize>| {
         let (header, number) = (family.header(), family.number());
-        set.map(|place| format!("ct original {header} {end} @set{place}v{number} "))
+        set.map(|place| format!("ct original {header} {end} @set{place}v{number}~ "))
             .unwrap_or_default()
     };
     let (from, to) = (end("saddr", rule.from), end("daddr", rule.to));
@@ -370,7 +381,7 @@ fn rule_lines(rule: &FilterRule, family: Family, counting: &[String]) -> Vec<Str
         }
         match rule.action {
             PolicyAction::Allow => {
-                lines.push(format!("{matched}counter name \"{counter}\" goto pass"));
+                lines.push(format!("{matched}counter name \"{counter}~\" goto pass~"));
             }
             PolicyAction::Deny => lines.extend(refusal(&matched, &counter, counting)),
         }

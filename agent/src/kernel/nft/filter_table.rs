@@ -9,8 +9,9 @@ use std::sync::Arc;
 use overlay_core::Name;
 use overlay_core::policy::Filter;
 
+use super::edition::{Edition, Held, without_edition};
 use super::filter_script::{
-    self, DEFAULT, FORWARD, Generation, INVALID, RULE_PREFIX, TABLE, TABLE_NAME, UNKNOWN,
+    self, DEFAULT, FORWARD, FRAME, Generation, INVALID, RULE_PREFIX, TABLE, TABLE_NAME, UNKNOWN,
 };
 use super::program::{Counter, NftError, Performed, Program};
 use super::requests::lacks_nftables;
@@ -49,7 +50,7 @@ pub struct FilterCounts {
 pub struct FilterTable {
     pub(super) program: Program,
     generation: Generation,
-    held: Option<Arc<Filter>>,
+    held: Option<Held<Filter>>,
 }
 
 impl FilterTable {
@@ -60,29 +61,29 @@ impl FilterTable {
 
     /// Returns whether this filter is what was put in place last.
     pub fn holds(&self, filter: &Arc<Filter>) -> bool {
-        self.held.as_ref() == Some(filter)
+        self.held.as_ref().is_some_and(|held| held.content == *filter)
     }
 
-    /// Makes the table that of a filter, in one transaction; does nothing where it is that already.
-    /// A filter with the rules of the one before changes elements of sets alone, unless somebody
+    /// Makes the table that of a filter; does nothing where it is that already. A filter with the
+    /// rules of the one before changes elements of sets alone, in one transaction, unless somebody
     /// else changed the table: then it is made anew.
     ///
     /// # Errors
     ///
     /// [`NftError`]; what was there is there.
     pub fn apply(&mut self, filter: Arc<Filter>) -> Result<(), NftError> {
-        match self.update(&filter) {
-            Some(Ok(generation)) => self.generation = generation,
-            Some(Err(NftError::Refused(_))) | None => {
-                let next = self.generation.next();
-                self.load(&filter_script::replace(&filter, next))?;
-                self.generation = next;
+        let is_foreign = self.is_foreign()?;
+        let held = self.held.as_ref().map(|held| (Arc::clone(&held.content), held.edition));
+        if let Some((before, edition)) = held.filter(|(before, _)| filter.has_rules_of(before))
+            && !is_foreign
+        {
+            match self.update(edition, &before, &filter) {
+                Err(NftError::Refused(_)) => {}
+                updated => return updated,
             }
-            Some(Err(error)) => return Err(error),
         }
-        self.held = Some(filter);
 
-        Ok(())
+        self.make(filter)
     }
 
     /// Makes the table anew if anybody else changed a table of the namespace since; returns whether
@@ -92,29 +93,53 @@ impl FilterTable {
     ///
     /// [`NftError`]; what was there is there.
     pub fn heal(&mut self) -> Result<bool, NftError> {
-        let Some(held) = self.held.clone() else { return Ok(false) };
-        let stamp = self.program.request(|requests| {
-            set_liberal();
-            requests.stamp()
-        })?;
-        if self.program.has_left(stamp) {
+        let Some(held) = self.held.as_ref().map(|held| Arc::clone(&held.content)) else {
+            return Ok(false);
+        };
+        if !self.is_foreign()? {
             return Ok(false);
         }
-        self.held = None;
-        self.apply(held)?;
+        self.make(held)?;
 
         Ok(true)
     }
 
-    /// Changes elements of sets, if that is all that is to be done, and returns their generation.
-    fn update(&mut self, filter: &Filter) -> Option<Result<Generation, NftError>> {
-        let held = self.held.clone().filter(|held| filter.has_rules_of(held))?;
-        let next = filter.unsettles(&held).then(|| self.generation.next());
-        let generations = next.map(|next| (self.generation, next));
-        let script = filter_script::update(&held, filter, generations);
-        let done = script.map_or(Ok(()), |script| self.load(&script));
+    /// Returns whether anybody else changed a table of the namespace since.
+    fn is_foreign(&self) -> Result<bool, NftError> {
+        let stamp = self.program.request(|requests| {
+            set_liberal();
+            requests.stamp()
+        })?;
 
-        Some(done.map(|()| next.unwrap_or(self.generation)))
+        Ok(!self.program.has_left(stamp))
+    }
+
+    fn make(&mut self, filter: Arc<Filter>) -> Result<(), NftError> {
+        let next = self.generation.next();
+        let script = filter_script::whole(&filter, next);
+        let edition = self.program.make(&[FRAME], &script, set_liberal)?;
+        self.generation = next;
+        self.held = Some(Held { content: filter, edition });
+
+        Ok(())
+    }
+
+    /// Changes elements of sets, which is all that is to be done.
+    fn update(
+        &mut self,
+        edition: Edition,
+        before: &Filter,
+        filter: &Arc<Filter>,
+    ) -> Result<(), NftError> {
+        let next = filter.unsettles(before).then(|| self.generation.next());
+        let generations = next.map(|next| (self.generation, next));
+        if let Some(script) = filter_script::update(before, filter, generations) {
+            self.program.amend(&edition.print(&script), set_liberal)?;
+        }
+        self.generation = next.unwrap_or(self.generation);
+        self.held = Some(Held { content: Arc::clone(filter), edition });
+
+        Ok(())
     }
 
     /// Takes the table away, without the program: everything passes, unlooked at. Returns whether
@@ -128,7 +153,7 @@ impl FilterTable {
             let before = requests.stamp()?;
             let was_there = requests.remove_table(TABLE_NAME)?;
             let after = requests.stamp()?;
-            Ok(was_there.then_some(Performed { before, after }))
+            Ok(was_there.then_some(Performed::one(before, after)))
         });
         let removed = match removed {
             Err(NftError::Kernel(error)) if lacks_nftables(&error) => None,
@@ -159,11 +184,6 @@ impl FilterTable {
     pub fn counts(&self) -> Result<FilterCounts, NftError> {
         Ok(counts(self.program.counters(TABLE)?))
     }
-
-    /// Has the program perform a script, in one transaction.
-    fn load(&mut self, script: &str) -> Result<(), NftError> {
-        self.program.load(script, set_liberal)
-    }
 }
 
 /// Sets what connection tracking must be like, in the calling thread's namespace; without it flows
@@ -181,16 +201,19 @@ fn set_liberal() {
 fn counts(counters: Vec<Counter>) -> FilterCounts {
     let mut counts = FilterCounts::default();
     for Counter { name, packets, bytes } in counters {
-        let count = FilterCount { packets, bytes };
+        let name = without_edition(&name);
         let rule = name.strip_prefix(RULE_PREFIX).and_then(|rule| rule.parse().ok());
-        match (rule, name.as_str()) {
-            (Some(rule), _) => drop(counts.rules.insert(rule, count)),
-            (None, DEFAULT) => counts.default = count,
-            (None, UNKNOWN) => counts.unknown = count,
-            (None, INVALID) => counts.invalid = count,
+        let count = match (rule, name) {
+            (Some(rule), _) => counts.rules.entry(rule).or_default(),
+            (None, DEFAULT) => &mut counts.default,
+            (None, UNKNOWN) => &mut counts.unknown,
+            (None, INVALID) => &mut counts.invalid,
             // Somebody else's.
-            (None, _) => {}
-        }
+            (None, _) => continue,
+        };
+        // While the table is made anew, those of two editions are there.
+        count.packets = count.packets.saturating_add(packets);
+        count.bytes = count.bytes.saturating_add(bytes);
     }
 
     counts

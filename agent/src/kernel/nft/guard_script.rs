@@ -11,7 +11,8 @@
 //!
 //! An endpoint is elements of sets, which its interface is part of: it comes and goes without a
 //! change of rules. Interfaces that carry others' packets, as the tunnel does, are in `carriers`;
-//! those to linked networks are in `joins`, and each carries the prefixes of one network.
+//! those to linked networks are in `joins`, and each carries the prefixes of one network. Names in
+//! the scripts have a place for their edition.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -19,6 +20,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::edition::TableFrame;
 use super::guard::{Guard, GuardReason, Sender};
 use crate::kernel::namespace_desired::{GATEWAY_V6, TUN_NAME};
 
@@ -28,116 +30,128 @@ pub(super) const TABLE_NAME: &str = "overlay_guard";
 pub(super) const TABLE: &str = "inet overlay_guard";
 pub(super) const ARP_TABLE: &str = "arp overlay_guard";
 
+/// What stays of the tables when they are made anew.
+pub(super) const FRAMES: [TableFrame; 2] = [
+    TableFrame {
+        table: TABLE,
+        base_chains: &[
+            ("prerouting", "type filter hook prerouting priority -450; policy accept;"),
+            ("input", "type filter hook input priority filter; policy accept;"),
+        ],
+    },
+    TableFrame {
+        table: ARP_TABLE,
+        base_chains: &[("input", "type filter hook input priority filter; policy accept;")],
+    },
+];
+
 /// The sets that are the same whatever the endpoints are, and the chains. Fragments that do not end
 /// a packet have 256 bytes and more on every path with the MTUs that IPv6 asks for, and begin
 /// beyond byte 192; what is shorter hides its ports. Neighbour discovery (`@th,64,128` is the
 /// target of an advertisement) is judged by whom it speaks of.
 const CHAINS: &str = r#"
   chain prerouting {
-    type filter hook prerouting priority -450; policy accept;
-    meta nfproto ipv4 iifname . ether saddr . ip saddr @own4 goto own4
-    iifname @carriers accept
-    iifname @joins goto joined
+    meta nfproto ipv4 iifname . ether saddr . ip saddr @own4~ goto own4~
+    iifname @carriers~ accept
+    iifname @joins~ goto joined~
     STRANGERS
-    meta nfproto ipv4 goto forged
-    goto from6
+    meta nfproto ipv4 goto forged~
+    goto from6~
   }
-  chain joined {
+  chain joined~ {
     JOINED
     ip6 saddr fe80::/64 icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept
     ip6 saddr { ::, fe80::/10 } drop
-    counter name "source" drop
+    counter name "source~" drop
   }
-  chain own4 {
-    ip daddr != @inside4 goto outside4
-    ip frag-off & 0x3fff != 0 jump fragment4
+  chain own4~ {
+    ip daddr != @inside4~ goto outside4~
+    ip frag-off & 0x3fff != 0 jump fragment4~
     ip protocol tcp accept
-    ip protocol udp goto udp-any
-    ip protocol icmp goto icmp4
+    ip protocol udp goto udp-any~
+    ip protocol icmp goto icmp4~
   }
-  chain fragment4 {
-    ip frag-off & 0x2000 != 0 ip length < 256 counter name "fragment" drop
-    ip frag-off & 0x1fff != 0 ip frag-off & 0x1fff < 24 counter name "fragment" drop
+  chain fragment4~ {
+    ip frag-off & 0x2000 != 0 ip length < 256 counter name "fragment~" drop
+    ip frag-off & 0x1fff != 0 ip frag-off & 0x1fff < 24 counter name "fragment~" drop
     ip frag-off & 0x1fff != 0 accept
   }
-  chain icmp4 {
-    icmp type { redirect, router-advertisement } counter name "router" drop
+  chain icmp4~ {
+    icmp type { redirect, router-advertisement } counter name "router~" drop
   }
-  chain outside4 {
-    ip daddr { 224.0.0.0/4, 255.255.255.255 } counter name "group" drop
-    counter name "destination" drop
+  chain outside4~ {
+    ip daddr { 224.0.0.0/4, 255.255.255.255 } counter name "group~" drop
+    counter name "destination~" drop
   }
-  chain forged {
-    iifname . ether saddr != @macs counter name "mac" drop
-    counter name "source" drop
+  chain forged~ {
+    iifname . ether saddr != @macs~ counter name "mac~" drop
+    counter name "source~" drop
   }
-  chain udp-any {
-    udp dport 68 udp sport 67 counter name "dhcp" drop
-    udp dport 546 udp sport 547 counter name "dhcp" drop
+  chain udp-any~ {
+    udp dport 68 udp sport 67 counter name "dhcp~" drop
+    udp dport 546 udp sport 547 counter name "dhcp~" drop
   }
-  chain from6 {
-    iifname . ether saddr . ip6 saddr != @own6 goto local6
-    ip6 daddr != @inside6 goto outside6
+  chain from6~ {
+    iifname . ether saddr . ip6 saddr != @own6~ goto local6~
+    ip6 daddr != @inside6~ goto outside6~
     ip6 nexthdr tcp accept
-    ip6 nexthdr udp goto udp-any
-    ip6 nexthdr ipv6-icmp goto icmp6
-    exthdr rt exists counter name "header" drop
-    exthdr hbh exists counter name "header" drop
-    exthdr frag exists jump fragment6
-    meta l4proto vmap { udp : goto udp-any, ipv6-icmp : goto icmp6 }
+    ip6 nexthdr udp goto udp-any~
+    ip6 nexthdr ipv6-icmp goto icmp6~
+    exthdr rt exists counter name "header~" drop
+    exthdr hbh exists counter name "header~" drop
+    exthdr frag exists jump fragment6~
+    meta l4proto vmap { udp : goto udp-any~, ipv6-icmp : goto icmp6~ }
   }
-  chain fragment6 {
-    frag more-fragments 1 ip6 length < 216 counter name "fragment" drop
-    frag frag-off > 0 frag frag-off < 24 counter name "fragment" drop
+  chain fragment6~ {
+    frag more-fragments 1 ip6 length < 216 counter name "fragment~" drop
+    frag frag-off > 0 frag frag-off < 24 counter name "fragment~" drop
     frag frag-off > 0 accept
   }
-  chain icmp6 {
-    icmpv6 type { nd-router-advert, nd-redirect } counter name "router" drop
-    icmpv6 type nd-neighbor-advert goto advert6
+  chain icmp6~ {
+    icmpv6 type { nd-router-advert, nd-redirect } counter name "router~" drop
+    icmpv6 type nd-neighbor-advert goto advert6~
   }
-  chain advert6 {
-    @th,64,128 0xfe800000000000000000000000000001 counter name "neighbor" drop
+  chain advert6~ {
+    @th,64,128 0xfe800000000000000000000000000001 counter name "neighbor~" drop
     @th,64,10 0x3fa accept
-    iifname . @th,64,128 @targets accept
-    counter name "neighbor" drop
+    iifname . @th,64,128 @targets~ accept
+    counter name "neighbor~" drop
   }
-  chain outside6 {
-    ip6 daddr ff02::/16 icmpv6 type { 130, 131, 132, 133, 134, 135, 136, 137, 143 } goto icmp6
-    ip6 daddr ff00::/8 counter name "group" drop
-    counter name "destination" drop
+  chain outside6~ {
+    ip6 daddr ff02::/16 icmpv6 type { 130, 131, 132, 133, 134, 135, 136, 137, 143 } goto icmp6~
+    ip6 daddr ff00::/8 counter name "group~" drop
+    counter name "destination~" drop
   }
-  chain local6 {
-    iifname . ether saddr != @macs counter name "mac" drop
-    ip6 saddr != { ::, fe80::/10 } counter name "source" drop
-    ip6 saddr fe80::1 counter name "source" drop
-    icmpv6 type { nd-router-advert, nd-redirect } counter name "router" drop
-    ip6 daddr fe80::1 goto to-gateway6
-    ip6 daddr @inside6 icmpv6 type { 135, 136 } goto icmp6
-    goto outside6
+  chain local6~ {
+    iifname . ether saddr != @macs~ counter name "mac~" drop
+    ip6 saddr != { ::, fe80::/10 } counter name "source~" drop
+    ip6 saddr fe80::1 counter name "source~" drop
+    icmpv6 type { nd-router-advert, nd-redirect } counter name "router~" drop
+    ip6 daddr fe80::1 goto to-gateway6~
+    ip6 daddr @inside6~ icmpv6 type { 135, 136 } goto icmp6~
+    goto outside6~
   }
-  chain to-gateway6 {
-    meta l4proto ipv6-icmp goto icmp6
+  chain to-gateway6~ {
+    meta l4proto ipv6-icmp goto icmp6~
   }
   chain input {
-    type filter hook input priority filter; policy accept;
     iifname "lo" accept
     meta l4proto { icmp, ipv6-icmp } accept
-    iifname @carriers counter name "gateway" drop
-    iifname @joins counter name "gateway" drop
+    iifname @carriers~ counter name "gateway~" drop
+    iifname @joins~ counter name "gateway~" drop
     meta l4proto { tcp, udp } th dport 53 accept
-    counter name "gateway" drop
+    counter name "gateway~" drop
   }
 "#;
 
 const ARP_CHAIN: &str = r#"
-  counter neighbor { }
+  counter neighbor~ { }
   chain input {
-    type filter hook input priority filter; policy accept;
-    iifname @joins accept
+    iifname @joins~ accept
     STRANGERS
-    iifname . arp saddr ip . arp saddr ether @own accept
-    iifname . arp saddr ether @macs arp saddr ip 0.0.0.0 arp operation request accept
-    counter name "neighbor" drop
+    iifname . arp saddr ip . arp saddr ether @own~ accept
+    iifname . arp saddr ether @macs~ arp saddr ip 0.0.0.0 arp operation request accept
+    counter name "neighbor~" drop
   }
 "#;
 
@@ -150,14 +164,11 @@ struct NamedSet {
     elements: BTreeSet<String>,
 }
 
-/// Writes a script that makes the tables anew, whatever was there.
-pub(super) fn replace(guard: &Guard) -> String {
-    let strangers = if guard.passes_strangers { "iifname != @guarded accept" } else { "" };
+/// Writes all that is in the tables.
+pub(super) fn whole(guard: &Guard) -> String {
+    let strangers = if guard.passes_strangers { "iifname != @guarded~ accept" } else { "" };
     let joined = joined(guard);
     let mut script = String::new();
-    for table in [TABLE, ARP_TABLE] {
-        script += &format!("table {table}\ndelete table {table}\n");
-    }
     let all = sets(guard);
     for (table, chains) in [(TABLE, CHAINS), (ARP_TABLE, ARP_CHAIN)] {
         script += &format!("table {table} {{\n");
@@ -165,11 +176,11 @@ pub(super) fn replace(guard: &Guard) -> String {
             let elements = elements(set.elements.iter());
             let elements = elements.map(|all| format!(" elements = {all};")).unwrap_or_default();
             // Infallible for a `String`.
-            let _written = writeln!(script, "  set {} {{ {};{elements} }}", set.name, set.kind);
+            let _written = writeln!(script, "  set {}~ {{ {};{elements} }}", set.name, set.kind);
         }
         if table == TABLE {
             for reason in GuardReason::ALL {
-                script += &format!("  counter {} {{ }}\n", reason.as_str());
+                script += &format!("  counter {}~ {{ }}\n", reason.as_str());
             }
         }
         script += &chains.replace("STRANGERS", strangers).replace("JOINED", &joined);
@@ -195,7 +206,7 @@ pub(super) fn update(before: &Guard, after: &Guard) -> Option<String> {
         ];
         for (word, changed) in differences {
             if let Some(elements) = elements(changed) {
-                script += &format!("{word} element {} {} {elements}\n", now.table, now.name);
+                script += &format!("{word} element {} {}~ {elements}\n", now.table, now.name);
             }
         }
     }

@@ -8,9 +8,10 @@ use std::fs;
 use std::io;
 use std::sync::Arc;
 
+use super::edition::{Held, without_edition};
 use super::filter_table::FilterCount;
 use super::guard::{Guard, GuardReason};
-use super::guard_script::{self, ARP_TABLE, TABLE, TABLE_NAME};
+use super::guard_script::{self, ARP_TABLE, FRAMES, TABLE, TABLE_NAME};
 use super::program::{Counter, NftError, Program};
 use super::requests::Requests;
 use crate::kernel::Netns;
@@ -26,7 +27,7 @@ pub type GuardCounts = BTreeMap<GuardReason, FilterCount>;
 #[derive(Debug)]
 pub(crate) struct GuardTable {
     pub(super) program: Program,
-    held: Option<Arc<Guard>>,
+    held: Option<Held<Guard>>,
 }
 
 impl GuardTable {
@@ -35,28 +36,29 @@ impl GuardTable {
         Self { program: Program::new(netns), held: None }
     }
 
-    /// Makes the tables those of a guard, in one transaction, if they are not that already, or if
-    /// anybody else changed a table of the namespace since. Returns whether the latter was so.
+    /// Makes the tables those of a guard, if they are not that already, or if anybody else changed
+    /// a table of the namespace since. Returns which of them it was. A change of endpoints is one
+    /// transaction.
     ///
     /// # Errors
     ///
     /// [`NftError`]; what was there is there.
     pub(crate) fn keep(&mut self, guard: &Arc<Guard>) -> Result<GuardChange, NftError> {
         let now = self.program.request(Requests::stamp)?;
-        let held = self.held.take();
-        let is_mine = held.is_some() && self.program.has_left(now);
-        let script = match held.as_ref().filter(|_| is_mine) {
-            Some(held) => guard_script::update(held, guard),
-            None => None,
+        let Some(held) = self.held.take() else { return self.make(guard, GuardChange::Changed) };
+        if !self.program.has_left(now) {
+            return self.make(guard, GuardChange::Healed);
+        }
+        let change = match guard_script::update(&held.content, guard) {
+            Some(script) if script.is_empty() => GuardChange::AsItWas,
+            Some(script) if self.amend(&held.edition.print(&script)).is_ok() => {
+                GuardChange::Changed
+            }
+            _ => return self.make(guard, GuardChange::Changed),
         };
-        let done = match script.as_deref() {
-            Some("") => Ok(GuardChange::AsItWas),
-            Some(script) => self.load(script).or_else(|_| self.load(&guard_script::replace(guard))),
-            None => self.load(&guard_script::replace(guard)),
-        }?;
-        self.held = Some(Arc::clone(guard));
+        self.held = Some(Held { content: Arc::clone(guard), edition: held.edition });
 
-        Ok(if held.is_some() && !is_mine { GuardChange::Healed } else { done })
+        Ok(change)
     }
 
     /// Takes the tables away, without the program.
@@ -83,7 +85,9 @@ impl GuardTable {
             GuardReason::ALL.iter().map(|reason| (*reason, FilterCount::default())).collect();
         let counters = self.program.counters(TABLE)?.into_iter();
         for Counter { name, packets, bytes } in counters.chain(self.program.counters(ARP_TABLE)?) {
-            let reason = GuardReason::ALL.into_iter().find(|reason| reason.as_str() == name);
+            let reason = GuardReason::ALL
+                .into_iter()
+                .find(|reason| reason.as_str() == without_edition(&name));
             if let Some(count) = reason.and_then(|reason| counts.get_mut(&reason)) {
                 count.packets = count.packets.saturating_add(packets);
                 count.bytes = count.bytes.saturating_add(bytes);
@@ -95,8 +99,15 @@ impl GuardTable {
         Ok(Some(counts))
     }
 
-    fn load(&mut self, script: &str) -> Result<GuardChange, NftError> {
-        self.program.load(script, || ()).map(|()| GuardChange::Changed)
+    fn make(&mut self, guard: &Arc<Guard>, change: GuardChange) -> Result<GuardChange, NftError> {
+        let edition = self.program.make(&FRAMES, &guard_script::whole(guard), || ())?;
+        self.held = Some(Held { content: Arc::clone(guard), edition });
+
+        Ok(change)
+    }
+
+    fn amend(&mut self, script: &str) -> Result<(), NftError> {
+        self.program.amend(script, || ())
     }
 }
 

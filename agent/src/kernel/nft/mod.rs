@@ -7,10 +7,11 @@
 //! The table of a network's policy is another one: it outlives this process, and has sets, maps and
 //! logs, so it is written as text (`filter_script`) for the program `nft` ([`FilterTable`]). Beside
 //! it stand the tables of the guard (`guard`), which every network has: what containers may send at
-//! all (`guard_script`, `guard_table`). Whether somebody else changed a table is asked without the
-//! program (`requests`), and what becomes of a network where it cannot be put in place is decided
-//! in `enforcement`.
+//! all (`guard_script`, `guard_table`). How either is made anew under traffic is in `edition`.
+//! Whether somebody else changed a table is asked without the program (`requests`), and what
+//! becomes of a network where it cannot be put in place is decided in `enforcement`.
 
+mod edition;
 pub(crate) mod encoding;
 mod enforcement;
 mod filter_script;

@@ -8,6 +8,7 @@ use std::process::{Command, Output, Stdio};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::Deserialize;
 
+use super::edition::{Edition, NamedObject, ObjectKind, TableFrame};
 use super::requests::{Requests, lacks_nftables};
 use crate::kernel::Netns;
 use crate::kernel::error::KernelError;
@@ -61,15 +62,17 @@ pub(super) struct Program {
     netns: Netns,
     /// What the last transaction about the table left.
     stamp: Stamp,
-    /// That transaction, until our other tables are told of it.
+    /// The last transactions, until our other tables are told of them.
     untold: Option<Performed>,
 }
 
-/// A transaction that the program performed: the numbers of the tables' states around it.
+/// Transactions that the program performed: the numbers of the tables' states around them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Performed {
-    pub(super) before: u32,
-    pub(super) after: u32,
+    before: u32,
+    after: u32,
+    /// How many they were.
+    count: u32,
 }
 
 /// The number of the state in which the tables of a namespace were left, if nobody else had a hand
@@ -105,9 +108,19 @@ impl Stamp {
 }
 
 impl Performed {
+    /// Takes note of one transaction.
+    pub(super) fn one(before: u32, after: u32) -> Self {
+        Self { before, after, count: 1 }
+    }
+
+    /// Adds those that came after.
+    fn then(self, next: Self) -> Self {
+        Self { before: self.before, after: next.after, count: self.count.wrapping_add(next.count) }
+    }
+
     /// Tells whether nobody else changed the tables meanwhile.
     fn is_alone(self) -> bool {
-        self.after == self.before.wrapping_add(1)
+        self.after == self.before.wrapping_add(self.count)
     }
 }
 
@@ -122,27 +135,74 @@ impl Program {
         self.stamp.is(now)
     }
 
-    /// Takes note of a transaction about the table.
+    /// Takes note of a transaction after which the table is as it is to be, whatever it was before.
     pub(super) fn note(&mut self, performed: Performed) {
         self.stamp = Stamp::left(performed);
-        self.untold = Some(performed);
+        self.untold = Some(self.untold.map_or(performed, |before| before.then(performed)));
     }
 
-    /// Is told, once, of the last transaction about another table of ours in the namespace, which
-    /// is none of foreign hands.
+    /// Is told, once, of the last transactions about another table of ours in the namespace, which
+    /// are none of foreign hands.
     pub(super) fn follow(&mut self, other: &mut Self) {
         if let Some(performed) = other.untold.take() {
             self.stamp.follow(performed);
         }
     }
 
-    /// Has the program perform a script, in one transaction, and does `along` inside the namespace.
-    pub(super) fn load(
+    /// Makes tables anew, of a script that has all that is in them but the hooks, and does `along`
+    /// inside the namespace. Packets that are under way are judged by what was there or by what is
+    /// there now, and never by half of it.
+    pub(super) fn make(
         &mut self,
+        frames: &[TableFrame],
         script: &str,
-        along: impl FnOnce() + Send,
-    ) -> Result<(), NftError> {
-        self.stamp = Stamp::default();
+        along: fn(),
+    ) -> Result<Edition, NftError> {
+        let edition = Edition(self.request(Requests::stamp)?);
+        let is_first = !self.request(|requests| requests.has_any_of(frames))?;
+        let text = edition.print(script);
+        let emptied: String = frames.iter().map(TableFrame::emptied).collect();
+        let script = emptied + &text;
+        match self.load(&script, along) {
+            // What is there may be somebody else's, and of another kind.
+            Err(NftError::Refused(_)) => {
+                let removed: String = frames.iter().map(TableFrame::removed).collect();
+                self.load(&(removed + &script), along)?;
+            }
+            made => made?,
+        }
+        // What is left over judges nothing, and goes with the next edition.
+        if !is_first && let Err(error) = self.sweep(frames, edition) {
+            tracing::warn!(%error, "Failed to remove what is left of a table");
+        }
+
+        Ok(edition)
+    }
+
+    /// Has the program change tables that are as the last transaction left them; where they are
+    /// not, they are still foreign after it.
+    pub(super) fn amend(&mut self, script: &str, along: fn()) -> Result<(), NftError> {
+        let (was, before) = (self.stamp, self.request(Requests::stamp)?);
+        self.load(script, along)?;
+        if !was.is(before) {
+            self.stamp = Stamp::default();
+        }
+
+        Ok(())
+    }
+
+    /// Takes away what is in the tables of other editions than this.
+    fn sweep(&mut self, frames: &[TableFrame], edition: Edition) -> Result<(), NftError> {
+        let mut script = String::new();
+        for frame in frames {
+            script += &frame.without_others(&self.objects(frame.table)?, edition);
+        }
+
+        if script.is_empty() { Ok(()) } else { self.amend(&script, || ()) }
+    }
+
+    /// Has the program perform a script, in one transaction, and does `along` inside the namespace.
+    fn load(&mut self, script: &str, along: fn()) -> Result<(), NftError> {
         let before = self.request(Requests::stamp)?;
         self.run(&["-f", "-"], script)?;
         let after = self.request(|requests| {
@@ -150,17 +210,30 @@ impl Program {
             requests.stamp()
         })?;
 
-        self.note(Performed { before, after });
+        self.note(Performed::one(before, after));
 
         Ok(())
     }
 
+    /// Lists what has a name in a table, such as `inet overlay`.
+    fn objects(&self, table: &str) -> Result<Vec<NamedObject>, NftError> {
+        let listed = self.list(&["-j", "-t", &format!("list table {table}")])?;
+
+        Ok(listed.into_iter().filter_map(Listed::object).collect())
+    }
+
     /// Reads the named counters of a table, such as `inet overlay`.
     pub(super) fn counters(&self, table: &str) -> Result<Vec<Counter>, NftError> {
-        let listing = self.run(&["-j", &format!("list counters table {table}")], "")?;
+        let listed = self.list(&["-j", &format!("list counters table {table}")])?;
+
+        Ok(listed.into_iter().filter_map(|object| object.counter).collect())
+    }
+
+    fn list(&self, arguments: &[&str]) -> Result<Vec<Listed>, NftError> {
+        let listing = self.run(arguments, "")?;
         let listing: Listing = serde_json::from_slice(&listing).map_err(NftError::Answer)?;
 
-        Ok(listing.nftables.into_iter().filter_map(|object| object.counter).collect())
+        Ok(listing.nftables)
     }
 
     /// Asks the kernel, inside the namespace.
@@ -219,7 +292,29 @@ struct Listing {
 
 #[derive(Debug, Deserialize)]
 struct Listed {
+    chain: Option<Named>,
+    set: Option<Named>,
+    map: Option<Named>,
     counter: Option<Counter>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Named {
+    name: String,
+}
+
+impl Listed {
+    /// Returns what it is, if it is an object with a name and of a kind that our tables have.
+    fn object(self) -> Option<NamedObject> {
+        let kinds = [
+            (ObjectKind::Chain, self.chain.map(|named| named.name)),
+            (ObjectKind::Set, self.set.map(|named| named.name)),
+            (ObjectKind::Map, self.map.map(|named| named.name)),
+            (ObjectKind::Counter, self.counter.map(|counter| counter.name)),
+        ];
+
+        kinds.into_iter().find_map(|(kind, name)| name.map(|name| NamedObject { kind, name }))
+    }
 }
 
 #[cfg(test)]
@@ -228,15 +323,15 @@ mod tests {
 
     #[test]
     fn a_stamp_follows_our_own_transactions_and_no_others() {
-        let own = Performed { before: 7, after: 8 };
+        let own = Performed::one(7, 8);
         let mut stamp = Stamp::left(own);
 
-        stamp.follow(Performed { before: 8, after: 9 });
+        stamp.follow(Performed::one(8, 9));
         assert!(stamp.is(9), "ours, about another table");
-        stamp.follow(Performed { before: 10, after: 11 });
+        stamp.follow(Performed::one(10, 11));
         assert!(stamp.is(9), "somebody else's came before it");
-        stamp.follow(Performed { before: 9, after: 11 });
+        stamp.follow(Performed::one(9, 11));
         assert!(stamp.is(9), "somebody else's came in between");
-        assert_eq!(Stamp::left(Performed { before: 9, after: 11 }), Stamp::default());
+        assert_eq!(Stamp::left(Performed::one(9, 11)), Stamp::default());
     }
 }

@@ -8,6 +8,7 @@ use nix::sys::socket::{
     self, AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType,
 };
 
+use super::edition::TableFrame;
 use super::encoding::{self, Batch};
 
 /// `nfgenmsg`, before the attributes.
@@ -40,6 +41,17 @@ impl Requests {
     /// Returns whether a chain of a table of both families is there.
     pub(super) fn has_chain(&self, table: &str, chain: &str) -> io::Result<bool> {
         found(self.ask(&encoding::ask_chain(table, chain)))
+    }
+
+    /// Returns whether a base chain of any of these tables is there that is of both families.
+    pub(super) fn has_any_of(&self, frames: &[TableFrame]) -> io::Result<bool> {
+        for (table, chain) in frames.iter().flat_map(TableFrame::base_chain_names) {
+            if self.has_chain(table, chain)? {
+                return Ok(true);
+            }
+        }
+
+        Ok(false)
     }
 
     /// Takes a table of both families away; tells whether it was there.

@@ -5,10 +5,11 @@ use std::io::Read as _;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{
-    self, AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType,
+    self, AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, sockopt,
 };
 use overlay_core::Name;
 use overlay_core::policy::{
@@ -160,6 +161,55 @@ async fn established_flows_follow_a_policy_that_changes() {
         shop.enforce(&open, &endpoints);
         greet(&web, &db, (11, 12));
     }
+}
+
+/// Sends numbered datagrams until told to stop, and returns how many.
+fn send_until(socket: &UdpSocket, to: IpAddr, done: &AtomicBool) -> usize {
+    let mut sent = 0;
+    while !done.load(Ordering::Relaxed) {
+        send(socket, to, "hello").expect("a route");
+        sent += 1;
+    }
+
+    sent
+}
+
+#[tokio::test]
+async fn a_packet_under_way_is_judged_by_the_policy_before_or_by_the_one_after() {
+    if skipped() {
+        return;
+    }
+    let mut shop = Shop::open(&[11, 12]).await;
+    let endpoints = [labelled(11, "web"), labelled(12, "db")];
+    let more =
+        WEB_TO_DB.replace("web-to-db", "more").replace("[network.shop]\ndefault = \"deny\"", "");
+    let policies = [WEB_TO_DB.to_owned(), format!("{WEB_TO_DB}{more}")].map(|text| policy(&text));
+    shop.enforce(&policies[0], &endpoints);
+    let (web, db) = (shop.container(11).socket(v4(11)), shop.container(12).socket(v4(12)));
+    db.set_nonblocking(true).expect("set");
+    // What comes during a change waits there.
+    socket::setsockopt(&db, sockopt::RcvBufForce, &(256 << 20)).expect("a large buffer");
+    let (done, mut received) = (AtomicBool::new(false), 0);
+    let mut drain = || {
+        while db.recv(&mut [0; 64]).is_ok() {
+            received += 1;
+        }
+    };
+
+    let sent = std::thread::scope(|threads| {
+        let sending = threads.spawn(|| send_until(&web, v4(12), &done));
+        for turn in 0..40 {
+            shop.enforce(&policies[turn % 2], &endpoints);
+            drain();
+        }
+        done.store(true, Ordering::Relaxed);
+        sending.join().expect("sent")
+    });
+    drain();
+
+    assert_eq!(sent, received);
+    let rules = shop.rules();
+    assert_eq!(rules.matches("chain judge4").count(), 1, "nothing is left over: {rules}");
 }
 
 #[tokio::test]
@@ -557,7 +607,7 @@ impl Log {
         let socket = socket.expect("a socket");
         socket::bind(socket.as_raw_fd(), &NetlinkAddr::new(0, 0)).expect("bound");
         let timeout = nix::sys::time::TimeVal::new(5, 0);
-        socket::setsockopt(&socket, socket::sockopt::ReceiveTimeout, &timeout).expect("set");
+        socket::setsockopt(&socket, sockopt::ReceiveTimeout, &timeout).expect("set");
         let log = Self { socket, waiting: std::cell::RefCell::default() };
         // NFULNL_MSG_CONFIG with NFULNL_CFG_CMD_BIND, and then a queue of one packet
         // (NFULA_CFG_QTHRESH), so that nothing waits for a timer.
