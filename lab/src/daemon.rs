@@ -99,11 +99,19 @@ impl Daemon {
     ///
     /// If the process is gone.
     pub fn processor_time(&self) -> Result<Duration> {
+        Ok(Duration::from_secs_f64(self.usage()?.cpu_seconds))
+    }
+
+    /// Returns what it has cost so far.
+    ///
+    /// # Errors
+    ///
+    /// If the process is gone.
+    pub(crate) fn usage(&self) -> Result<Usage> {
         let pid = self.pid.to_string();
         let command = self.host.try_command("overlay-lab")?.args(["usage", "--pid", &pid]);
-        let usage: Usage = serde_json::from_str(&command.run()?.stdout)?;
 
-        Ok(Duration::from_secs_f64(usage.cpu_seconds))
+        Ok(serde_json::from_str(&command.run()?.stdout)?)
     }
 
     /// Kills it with SIGKILL and waits until it is gone.

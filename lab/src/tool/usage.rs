@@ -1,5 +1,6 @@
 //! `overlay-lab usage`: what processes have cost so far.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::str::FromStr;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::processes::of_program;
 
 /// Processor time and memory.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Usage {
     /// Processor seconds so far, by the clock of the process: `/proc/PID/stat` counts ticks of
     /// 10 ms, in which a process that is nearly idle for seconds cannot be measured.
@@ -20,6 +21,20 @@ pub(crate) struct Usage {
     /// Resident memory, in MiB. Pages of files, which processes of one program share, are counted
     /// once.
     pub(crate) memory_mib: f64,
+    /// How often each thread that runs now has waited for something, by its id: unlike processor
+    /// time, it does not grow with what else the machine does.
+    pub(crate) waits: BTreeMap<i32, u64>,
+}
+
+impl Usage {
+    /// Returns how often threads have waited since, those that have ended meanwhile left out.
+    pub(crate) fn waits_since(&self, before: &Self) -> u64 {
+        let waited = self.waits.iter().map(|(thread, count)| {
+            count.saturating_sub(before.waits.get(thread).copied().unwrap_or_default())
+        });
+
+        waited.sum()
+    }
 }
 
 /// Resident memory of one process, in KiB: the fields of `/proc/PID/status`.
@@ -60,6 +75,7 @@ fn of(pids: &[i32]) -> Option<Usage> {
         let sum = found.get_or_insert_with(Usage::default);
         sum.cpu_seconds += time.as_secs_f64();
         sum.memory_mib += resident.own / 1024.0;
+        sum.waits.extend(waits(*pid));
         files = files.max(resident.files);
     }
     if let Some(sum) = &mut found {
@@ -75,6 +91,17 @@ fn processor_time(pid: i32) -> Result<Duration> {
     let clock = clock_getcpuclockid(Pid::from_raw(pid))?;
 
     Ok(clock_gettime(clock)?.into())
+}
+
+/// Returns how often each thread of a process gave up the processor to wait.
+fn waits(pid: i32) -> BTreeMap<i32, u64> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let waits = threads.filter_map(|thread| {
+        let status = fs::read_to_string(thread.path().join("status")).ok()?;
+        Some((status_field(&status, "Pid")?, status_field(&status, "voluntary_ctxt_switches")?))
+    });
+
+    waits.collect()
 }
 
 fn resident(pid: i32) -> Option<Resident> {
@@ -125,6 +152,17 @@ mod tests {
         let after = processor_time(own).unwrap();
 
         assert!(after > before);
+    }
+
+    #[test]
+    fn what_waits_is_counted_by_thread() {
+        let own = i32::try_from(std::process::id()).unwrap();
+        let before = of(&[own]).unwrap();
+
+        crate::process::rest(Duration::from_millis(1));
+
+        assert!(of(&[own]).unwrap().waits_since(&before) > 0);
+        assert_eq!(before.waits_since(&before), 0);
     }
 
     #[test]
