@@ -31,7 +31,7 @@ use crate::pki::server_cert::ServerCert;
 use crate::pki::verifier::AnyTime;
 use crate::random;
 use crate::registry::{ClusterState, Record, Settings};
-use crate::service::{ControlService, LargeCallLayer};
+use crate::service::{ControlService, LargeCallLayer, Turns};
 use crate::start_error::StartError;
 use crate::store::embedded::Embedded;
 use crate::store::{Commit, Damage, Store, StoreError};
@@ -50,6 +50,9 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 const CALLS_PER_CONNECTION: usize = 32;
 /// Streams of one connection: the calls above and those queued behind them.
 const STREAMS_PER_CONNECTION: u32 = 64;
+/// Watches of one node of which something is left to be read: an agent has one, and one more when
+/// another takes its place or its connection was lost. Each costs control less than 1 MiB.
+const WATCHES_AT_ONCE: usize = 4;
 /// What a client may send before control has taken what it sent, of one call and over one
 /// connection: what control keeps of requests that wait.
 const CALL_WINDOW: u32 = 64 << 10;
@@ -113,6 +116,7 @@ impl Server {
             conditions,
             tarpit: Arc::default(),
             change_rate: Arc::default(),
+            watch_turns: Arc::new(Turns::new(WATCHES_AT_ONCE)),
         };
 
         Ok(Self {

@@ -94,6 +94,8 @@ impl Control for ControlService {
         let node = client.node(self.cluster(), clock::now_unix())?;
         self.check_node(node)?;
         let asked = request.into_inner();
+        // Its semaphore is never closed.
+        let turn = self.watch_turns.of(node).acquire_owned().await.ok();
         let at = self.standing(node, &asked).await?;
         if asked.reports && self.hub.look(|state| state.awaited().contains(&node)) {
             let text = "control's history began anew; report what this node holds first";
@@ -120,6 +122,7 @@ impl Control for ControlService {
             location,
             chunks: asked.chunks,
             cut: client.cut(),
+            _turn: turn,
         };
         let (sender, receiver) = mpsc::channel(QUEUE);
         tokio::spawn(stream.run(sender));

@@ -2,10 +2,9 @@
 //! a request of megabytes and a list of everything are in memory while they are read, decided and
 //! sent, and a client may have hundreds of calls under way.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -21,6 +20,7 @@ use tonic::codegen::http::{Request, Response};
 use tower::{Layer, Service};
 
 use super::ClientInfo;
+use super::turns::Turns;
 
 /// Bytes of a message from which on a request is large: those of containers that start one after
 /// another are not.
@@ -34,8 +34,14 @@ const PIECE: usize = 16 << 10;
 const READING: Duration = Duration::from_secs(10);
 
 /// Wraps the services of a gRPC server in [`Ordered`].
-#[derive(Debug, Clone, Default)]
-pub(crate) struct LargeCallLayer(Arc<Turns>);
+#[derive(Debug, Clone)]
+pub(crate) struct LargeCallLayer(Arc<Turns<Caller>>);
+
+impl Default for LargeCallLayer {
+    fn default() -> Self {
+        Self(Arc::new(Turns::new(1)))
+    }
+}
 
 impl<S> Layer<S> for LargeCallLayer {
     type Service = Ordered<S>;
@@ -53,24 +59,6 @@ enum Caller {
     /// Whoever has a connection without a certificate. Not all at one address: those who guess
     /// there would have an honest host wait for them.
     Stranger(SocketAddr),
-}
-
-/// The turns of all who have calls under way.
-#[derive(Debug, Default)]
-struct Turns(Mutex<BTreeMap<Caller, Weak<Semaphore>>>);
-
-impl Turns {
-    fn of(&self, caller: Caller) -> Arc<Semaphore> {
-        let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(turn) = turns.get(&caller).and_then(Weak::upgrade) {
-            return turn;
-        }
-        turns.retain(|_, turn| turn.strong_count() > 0);
-        let turn = Arc::new(Semaphore::new(1));
-        turns.insert(caller, Arc::downgrade(&turn));
-
-        turn
-    }
 }
 
 /// The turn of one call, taken when it proves to be large, and given back when nothing is left of
@@ -96,7 +84,7 @@ impl Turn {
 #[derive(Debug, Clone)]
 pub(crate) struct Ordered<S> {
     inner: S,
-    turns: Arc<Turns>,
+    turns: Arc<Turns<Caller>>,
 }
 
 impl<S> Service<Request<Body>> for Ordered<S>

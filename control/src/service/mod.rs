@@ -12,6 +12,7 @@ mod policies;
 mod refusal;
 pub(crate) mod requests;
 mod revocations;
+mod turns;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +25,7 @@ pub(crate) use auth::ClientInfo;
 pub(crate) use change_rate::ChangeRate;
 pub(crate) use enrollment::Tarpit;
 pub(crate) use large_calls::LargeCallLayer;
+pub(crate) use turns::Turns;
 
 use crate::clock;
 use crate::conditions::Conditions;
@@ -58,6 +60,8 @@ pub(crate) struct ControlService {
     pub(crate) tarpit: Arc<Tarpit>,
     /// Delays nodes that change too much.
     pub(crate) change_rate: Arc<ChangeRate>,
+    /// Delays nodes that open watches and do not read them.
+    pub(crate) watch_turns: Arc<Turns<NodeId>>,
 }
 
 impl ControlService {

@@ -7,7 +7,7 @@ use overlay_core::token_bucket::TokenBucket;
 use overlay_core::{NodeId, Revision};
 use overlay_proto::v1::watch_response::Event;
 use overlay_proto::{Refusal, v1};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -63,6 +63,8 @@ pub(crate) struct WatchStream {
     pub(crate) chunks: bool,
     /// Closes the connection that the watch is on.
     pub(crate) cut: CancellationToken,
+    /// Kept until nothing of the watch is left to be read.
+    pub(crate) _turn: Option<OwnedSemaphorePermit>,
 }
 
 impl WatchStream {
