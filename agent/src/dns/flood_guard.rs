@@ -21,6 +21,11 @@ use super::served_sockets::ServedSockets;
 /// How long a client is not heard. What it may ask again by then is answered within a millisecond
 /// or so, in which the questions of others still find room.
 const PAUSE: Duration = Duration::from_millis(50);
+/// The longest that it is not heard, if it goes on and on: each time is twice the one before. What
+/// it may ask at once is then all that it is heard of, which costs less than a hundredth of a core.
+const LONGEST_PAUSE: Duration = Duration::from_millis(800);
+/// How long a client must ask no more than it may for the next pause to be short again.
+const REST: Duration = Duration::from_secs(1);
 /// The most clients that are not heard at the same time: a filter of 600 instructions, of 4,096
 /// that the kernel takes.
 const MAX_SHUT_OUT: usize = 64;
@@ -75,12 +80,12 @@ impl FloodGuard {
 
     /// Shuts out whoever is reported, each for a moment; until the last who reports is gone.
     pub(super) async fn run(self, floods: &mut mpsc::Receiver<IpAddr>) {
-        let mut until: BTreeMap<IpAddr, Instant> = BTreeMap::new();
+        let mut pauses = Pauses::default();
         let mut dropped = self.dropped();
         // What an earlier session shut out is let in again.
-        self.apply(&until);
+        self.apply(&pauses);
         loop {
-            let next = until.values().min().copied();
+            let next = pauses.next_end();
             let over = async {
                 match next {
                     Some(next) => sleep_until(next).await,
@@ -90,27 +95,26 @@ impl FloodGuard {
             tokio::select! {
                 flood = floods.recv() => {
                     let Some(client) = flood else { return };
-                    if until.contains_key(&client) || until.len() >= MAX_SHUT_OUT {
+                    if !pauses.begin(client, Instant::now()) {
                         continue;
                     }
                     tracing::debug!(%client, "A container asks too many DNS questions");
-                    until.insert(client, Instant::now() + PAUSE);
                 }
-                () = over => until.retain(|_, until| *until > Instant::now()),
+                () = over => pauses.end(Instant::now()),
             }
-            self.apply(&until);
+            self.apply(&pauses);
             let now = self.dropped();
             self.counts.add(DnsRefusal::Flooded, now.saturating_sub(dropped));
             dropped = now;
         }
     }
 
-    fn apply(&self, shut_out: &BTreeMap<IpAddr, Instant>) {
+    fn apply(&self, pauses: &Pauses) {
         for (ip, udp, tcp) in self.sockets.iter() {
             let of_family =
-                shut_out.keys().copied().filter(|client| client.is_ipv4() == ip.is_ipv4());
+                pauses.shut_out.keys().copied().filter(|client| client.is_ipv4() == ip.is_ipv4());
             let program = match self.shut_out {
-                ShutOut::All if shut_out.is_empty() => Vec::new(),
+                ShutOut::All if pauses.shut_out.is_empty() => Vec::new(),
                 ShutOut::All => vec![ret(DROP)],
                 ShutOut::Clients => program(of_family),
             };
@@ -132,6 +136,45 @@ impl FloodGuard {
     /// Counts the datagrams that the kernel has dropped on the sockets so far.
     fn dropped(&self) -> u64 {
         self.sockets.iter().map(|(_, udp, _)| drops(udp.as_fd()).unwrap_or(0)).sum()
+    }
+}
+
+/// Who is not heard, and how long.
+#[derive(Debug, Default)]
+struct Pauses {
+    shut_out: BTreeMap<IpAddr, Pause>,
+    /// Those that are heard again, and were not a moment ago.
+    over: BTreeMap<IpAddr, Pause>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Pause {
+    until: Instant,
+    length: Duration,
+}
+
+impl Pauses {
+    /// Shuts out a client; tells whether it was heard before, and is not now.
+    fn begin(&mut self, client: IpAddr, now: Instant) -> bool {
+        if self.shut_out.contains_key(&client) || self.shut_out.len() >= MAX_SHUT_OUT {
+            return false;
+        }
+        self.over.retain(|_, pause| now < pause.until + REST);
+        let last = self.over.remove(&client);
+        let length = last.map_or(PAUSE, |last| (last.length * 2).min(LONGEST_PAUSE));
+        self.shut_out.insert(client, Pause { until: now + length, length });
+
+        true
+    }
+
+    /// Lets in whose pause is over.
+    fn end(&mut self, now: Instant) {
+        let over = self.shut_out.extract_if(.., |_, pause| pause.until <= now);
+        self.over.extend(over);
+    }
+
+    fn next_end(&self) -> Option<Instant> {
+        self.shut_out.values().map(|pause| pause.until).min()
     }
 }
 

@@ -19,6 +19,30 @@ fn is_heard(server: &StdUdpSocket, client: IpAddr) -> bool {
 }
 
 #[test]
+fn who_goes_on_is_not_heard_for_longer_each_time_and_who_rests_is_as_at_first() {
+    let (mut pauses, client) = (Pauses::default(), IpAddr::from([10, 0, 0, 1]));
+    let mut now = Instant::now();
+    let mut pause = |pauses: &mut Pauses, rest: Duration| {
+        now += rest;
+        assert!(pauses.begin(client, now) && !pauses.begin(client, now));
+        let end = pauses.next_end().expect("a pause");
+        let length = end - now;
+        pauses.end(end - Duration::from_millis(1));
+        assert!(pauses.next_end().is_some());
+        pauses.end(end);
+        assert!(pauses.next_end().is_none());
+        now = end;
+        length.as_millis()
+    };
+    let moment = Duration::from_millis(1);
+
+    let lengths = [(); 7].map(|()| pause(&mut pauses, moment));
+
+    assert_eq!(lengths, [50, 100, 200, 400, 800, 800, 800]);
+    assert_eq!(pause(&mut pauses, REST), 50);
+}
+
+#[test]
 fn a_filter_drops_what_comes_from_the_clients_it_names() {
     let server = StdUdpSocket::bind(GUARDED).expect("a socket");
     let ip = |text: &str| text.parse::<IpAddr>().expect("an address");

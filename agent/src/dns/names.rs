@@ -91,8 +91,9 @@ impl Names {
         let of_sandbox =
             |sandbox: S| sandbox.into_iter().filter_map(|key| view.endpoints.get(&key)).collect();
         let sandboxes: Vec<Vec<&Endpoint>> = sandboxes.into_iter().map(of_sandbox).collect();
+        let reserved = reserved(view, &ReservedLabels::default());
 
-        Self::from_parts(networks, Arc::new(scopes(sandboxes)), Arc::new(reserved(view)))
+        Self::from_parts(networks, Arc::new(scopes(sandboxes)), Arc::new(reserved))
     }
 
     /// Combines the names of networks with who may see which; each part may be taken over from
@@ -226,15 +227,15 @@ impl Names {
 }
 
 /// Collects what names end in that are the overlay's: the names of its networks, of those that they
-/// are linked with, and of hosts.
-pub(crate) fn reserved(view: &View) -> ReservedLabels {
+/// are linked with, and of hosts. `before` is what it was last.
+pub(crate) fn reserved(view: &View, before: &ReservedLabels) -> ReservedLabels {
     let networks = view.networks.values().flat_map(|network| {
         let links = network.settings.links.iter().map(|link| link.name.as_str());
         links.chain([network.name.as_str()])
     });
     let hosts = view.nodes.values().map(|node| node.name.as_str());
 
-    ReservedLabels::new(networks.chain(hosts))
+    ReservedLabels::new(networks.chain(hosts), before)
 }
 
 /// Finds out which networks the sandbox behind each address is on. Each of `sandboxes` lists the

@@ -11,7 +11,7 @@
 //!
 //! Who is on `--internal` networks alone has nothing else resolved, either.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use overlay_core::NetworkId;
 
@@ -39,18 +39,26 @@ pub struct EngineNames {
     pub has_more: bool,
 }
 
-/// The last labels of names that are the overlay's, whether anybody has them or not.
+/// The last labels of names that are the overlay's, whether anybody has them or not. Of each, in
+/// lower case, whether domains end in it, too.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct ReservedLabels(BTreeSet<String>);
+pub(crate) struct ReservedLabels(BTreeMap<String, bool>);
 
 impl ReservedLabels {
-    /// Takes the names of networks and hosts, but for those that domains end in.
-    pub(crate) fn new<'a>(names: impl Iterator<Item = &'a str>) -> Self {
-        Self(names.map(str::to_ascii_lowercase).filter(|name| !is_domain(name)).collect())
+    /// Takes the names of networks and hosts. What was found out about those of before is not
+    /// found out again.
+    pub(crate) fn new<'a>(names: impl Iterator<Item = &'a str>, before: &Self) -> Self {
+        let names = names.map(str::to_ascii_lowercase).map(|name| {
+            let known = before.0.get(&name).copied();
+            let is_of_domains = known.unwrap_or_else(|| is_domain(&name));
+            (name, is_of_domains)
+        });
+
+        Self(names.collect())
     }
 
     fn end(&self, labels: &[&str]) -> bool {
-        labels.len() > 1 && labels.last().is_some_and(|last| self.0.contains(*last))
+        labels.len() > 1 && labels.last().is_some_and(|last| self.0.get(*last) == Some(&false))
     }
 }
 
@@ -116,7 +124,9 @@ mod tests {
     }
 
     fn asked(asker: OutsideAsker<'_>, name: &str) -> Meaning {
-        let reserved = ReservedLabels::new(["Backend", "host2", "dev"].into_iter());
+        let names = || ["Backend", "host2", "dev"].into_iter();
+        let reserved = ReservedLabels::new(names(), &ReservedLabels::default());
+        let reserved = ReservedLabels::new(names(), &reserved);
 
         outside(asker, &name.split('.').collect::<Vec<_>>(), RecordKind::A, &reserved)
     }

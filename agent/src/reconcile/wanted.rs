@@ -116,7 +116,7 @@ impl Wanted {
 
     /// Computes what may have changed.
     pub(crate) fn update(&mut self, sources: Sources<'_>) -> Computed {
-        let Touched { networks: touched, has_new_underlays, has_new_policy } =
+        let Touched { networks: touched, has_new_underlays, has_new_names, has_new_policy } =
             self.touched(sources);
         let rows = EndpointRows {
             view: &sources.membership.view,
@@ -126,9 +126,8 @@ impl Wanted {
         if has_new_underlays {
             self.underlays = Underlays::new(rows.view, sources.node, sources.own);
         }
-        // Names of hosts and networks.
-        if has_new_underlays || touched.values().any(|touch| touch.extent >= Extent::Members) {
-            self.reserved = Arc::new(reserved(rows.view));
+        if has_new_names {
+            self.reserved = Arc::new(reserved(rows.view, &self.reserved));
         }
         if has_new_policy {
             self.filters.set_policy(rows.view.policy.as_deref());
@@ -278,12 +277,13 @@ impl Wanted {
             Touched {
                 networks: all.map(|id| (*id, whole.clone())).collect(),
                 has_new_underlays: true,
+                has_new_names: true,
                 has_new_policy: true,
             }
         };
         let Some(seen) = &self.seen else { return all() };
         let Some(keys) = sources.membership.changed.since(seen.view) else { return all() };
-        let mut has_new_policy = false;
+        let (mut has_new_policy, mut has_new_names) = (false, false);
         let mut has_new_underlays = seen.own != *sources.own;
         let mut touched: BTreeMap<NetworkId, Touch> =
             self.keyless.iter().map(|id| (*id, Touch::default())).collect();
@@ -291,6 +291,7 @@ impl Wanted {
         for key in keys {
             match key {
                 RowKey::Network(network) => {
+                    has_new_names = true;
                     touched.entry(network).or_default().extent = Extent::Members;
                     // What it is linked with, and what it was.
                     let links = networks.get(&network).map(|row| &row.settings.links);
@@ -312,7 +313,7 @@ impl Wanted {
                         touched.entry(*of).or_default().linked.insert((network, id));
                     }
                 }
-                RowKey::Node(_) => has_new_underlays = true,
+                RowKey::Node(_) => (has_new_underlays, has_new_names) = (true, true),
                 RowKey::Policy => has_new_policy = true,
                 RowKey::HostReport(_) => {}
             }
@@ -337,7 +338,7 @@ impl Wanted {
             }
         }
 
-        Touched { networks: touched, has_new_underlays, has_new_policy }
+        Touched { networks: touched, has_new_underlays, has_new_names, has_new_policy }
     }
 }
 
@@ -347,6 +348,8 @@ struct Touched {
     networks: BTreeMap<NetworkId, Touch>,
     /// Whether nodes may be reached elsewhere than before.
     has_new_underlays: bool,
+    /// Whether hosts or networks may be named otherwise.
+    has_new_names: bool,
     /// Whether the cluster's policy may be another.
     has_new_policy: bool,
 }
