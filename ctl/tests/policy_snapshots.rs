@@ -42,6 +42,8 @@ fn policies() {
          policy test good.toml
          policy test good.toml --json
          policy test good.toml --offline
+         policy test open.toml --offline --strict
+         policy test sound.toml --offline --strict
          policy test open.toml --offline
          policy test sound.toml --offline
          policy test /dev/null --offline
@@ -83,6 +85,8 @@ fn live_policies() {
          policy apply good.toml --expect 3
          policy apply good.toml --expect three
          policy apply live.toml --expect 3
+         policy apply good.toml --strict
+         policy apply sound.toml --strict
          policy apply bad.toml
          policy apply bad.toml --json
          policy apply failing.toml
@@ -93,6 +97,8 @@ fn live_policies() {
          policy shadow good.toml --json
          policy shadow good.toml --expect 4
          policy shadow good.toml --expect 3
+         policy shadow good.toml --strict
+         policy shadow sound.toml --strict
          policy shadow failing.toml
          policy shadow
          policy show

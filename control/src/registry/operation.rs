@@ -182,6 +182,8 @@ pub(crate) struct ApplyPolicy {
     pub(crate) mode: FilterMode,
     /// The revision of the policy that it is to replace, 0 for none; any when missing.
     pub(crate) expected: Option<u64>,
+    /// Whether it is refused if anything in it does nothing.
+    pub(crate) is_strict: bool,
 }
 
 /// The result of a command.

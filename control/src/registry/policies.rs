@@ -2,10 +2,10 @@
 //!
 //! A document is examined first, outside the writer: that takes longer than any other decision.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use overlay_core::policy::{
-    self, ClusterPolicy, FilterMode, InvalidPolicy, Policy, PolicyEndpoint,
+    self, ClusterPolicy, FilterMode, InvalidPolicy, Policy, PolicyEndpoint, PolicyWarning,
 };
 use overlay_core::{Change, Name, RowKey};
 
@@ -48,7 +48,8 @@ pub(crate) struct ExaminedPolicy {
     text: String,
     /// The tests that do not hold, each with its line.
     failures: Vec<(usize, String)>,
-    warnings: Vec<String>,
+    /// What does nothing in it, each with the line of its rule or network, if it has one.
+    warnings: Vec<(Option<usize>, String)>,
 }
 
 impl ExaminedPolicy {
@@ -63,12 +64,16 @@ impl ExaminedPolicy {
         let lines = policy::test_lines(&document);
         let line = |test: usize| lines.get(test.saturating_sub(1)).copied().unwrap_or(1);
         let failures = policy::check(&policy, endpoints);
-        let mut warnings: Vec<_> = policy::lint(&policy).iter().map(ToString::to_string).collect();
-        if policy.rules.len().saturating_mul(endpoints.len()) <= limits::MAX_POLICY_LOOKS {
-            let found = policy::lint_view(&policy, networks, endpoints);
-            warnings.extend(found.iter().map(ToString::to_string));
-        } else {
-            warnings.push("there are too many endpoints to look for rules that match none".into());
+        let mut found = policy::lint(&policy);
+        let is_looked_at =
+            policy.rules.len().saturating_mul(endpoints.len()) <= limits::MAX_POLICY_LOOKS;
+        if is_looked_at {
+            found.extend(policy::lint_view(&policy, networks, endpoints));
+        }
+        let mut warnings = with_lines(&policy, &document, &found);
+        if !is_looked_at {
+            let text = "there are too many endpoints to look for rules that match none";
+            warnings.push((None, text.to_owned()));
         }
 
         Ok(Self {
@@ -80,15 +85,15 @@ impl ExaminedPolicy {
     }
 
     /// Returns what does nothing in it, in sentences.
-    pub(crate) fn warnings(&self) -> &[String] {
-        &self.warnings
+    pub(crate) fn warnings(&self) -> impl Iterator<Item = &str> {
+        self.warnings.iter().map(|(_, warning)| warning.as_str())
     }
 
     /// Returns which tests do not hold, and what does nothing, in sentences.
     pub(crate) fn all_warnings(self) -> Vec<String> {
         let failures = self.failures.into_iter().map(|(_, failure)| failure);
 
-        failures.chain(self.warnings).collect()
+        failures.chain(self.warnings.into_iter().map(|(_, warning)| warning)).collect()
     }
 }
 
@@ -101,6 +106,25 @@ impl From<InvalidPolicy> for PolicyError {
     }
 }
 
+/// Puts warnings into sentences, each with the line of its rule or network.
+fn with_lines(
+    policy: &Policy,
+    document: &str,
+    warnings: &[PolicyWarning],
+) -> Vec<(Option<usize>, String)> {
+    let lines = policy::rule_lines(document);
+    let names = policy.rules.iter().map(|rule| &rule.name);
+    let lines: BTreeMap<_, _> = names.zip(lines).collect();
+    let networks = policy::network_lines(document);
+    let line = |warning: &PolicyWarning| {
+        let of_rule = warning.rule().and_then(|rule| lines.get(rule));
+        let of_network = || networks.get(warning.network()?.as_str());
+        of_rule.or_else(of_network).copied()
+    };
+
+    warnings.iter().map(|warning| (line(warning), warning.to_string())).collect()
+}
+
 /// Returns the text that nodes get of a policy.
 pub(crate) fn canonical(policy: Policy) -> String {
     Policy { tests: Vec::new(), ..policy }.to_string()
@@ -109,10 +133,15 @@ pub(crate) fn canonical(policy: Policy) -> String {
 /// Has a policy replace the live one.
 pub(super) fn apply(state: &ClusterState, actor: Actor, apply: ApplyPolicy, now: u64) -> Decision {
     require_admin(state, actor)?;
-    let ApplyPolicy { policy, mode, expected } = apply;
+    let ApplyPolicy { policy, mode, expected, is_strict } = apply;
     if let Some((line, failure)) = policy.failures.first() {
         let others = policy.failures.len() - 1;
         return Err(PolicyError::TestFails { line: *line, failure: failure.clone(), others }.into());
+    }
+    if let Some((line, warning)) = policy.warnings.first().filter(|_| is_strict) {
+        let others = policy.warnings.len() - 1;
+        let place = line.map(|line| format!("line {line}: ")).unwrap_or_default();
+        return Err(PolicyError::DoesNothing { what: format!("{place}{warning}"), others }.into());
     }
     let next = Next { mode: Some(mode), document: policy.document, text: policy.text };
 

@@ -177,7 +177,7 @@ fn tests_are_tried_against_the_endpoints_that_are_there() {
     let document = &document_with("[\"tcp/80\"]", "allow");
     let operation = |fixture: &Fixture, document: &str| {
         let (policy, mode) = (examined(fixture, document), FilterMode::Enforced);
-        Operation::ApplyPolicy(ApplyPolicy { policy, mode, expected: None })
+        Operation::ApplyPolicy(ApplyPolicy { policy, mode, expected: None, is_strict: false })
     };
 
     let early = operation(&fixture, document);
@@ -193,13 +193,38 @@ fn tests_are_tried_against_the_endpoints_that_are_there() {
     assert!(failing.message.ends_with("is allowed by rule a; nothing is changed"), "{failing}");
     assert_eq!(applied(&mut fixture, good), (1, true));
     let unused = document.replace("role = \"web\"", "role = \"db\"");
-    let warnings = examined(&fixture, &unused).warnings().join("\n");
+    let unmatched = examined(&fixture, &unused);
+    let warnings = unmatched.warnings().collect::<Vec<_>>().join("\n");
     assert!(warnings.contains("rule a: no endpoint matches its from"), "{warnings}");
     let all = examined(&fixture, &unused).all_warnings().join("\n");
     assert!(
         all.contains("test 1: tcp/80 from web") && all.contains("no endpoint matches"),
         "{all}"
     );
+}
+
+#[test]
+fn where_that_is_asked_for_what_does_nothing_is_refused_with_its_line() {
+    let mut fixture = fixture("10.9.0.0/16");
+    with_endpoint(&mut fixture);
+    let unused = "[network.net]\ndefault = \"deny\"\n\n\
+                  [[rule]]\nname = \"a\"\nnetwork = \"net\"\nfrom = { role = \"wbe\" }\nto = \"any\"\nallow = \"any\"\n";
+    let missing = format!("{unused}\n[network.nte]\ndefault = \"deny\"\n");
+    let operation = |fixture: &Fixture, document: &str, is_strict| {
+        let (policy, mode) = (examined(fixture, document), FilterMode::Enforced);
+        Operation::ApplyPolicy(ApplyPolicy { policy, mode, expected: None, is_strict })
+    };
+
+    let strict = [unused, &missing].map(|document| operation(&fixture, document, true));
+    let refused = strict.map(|operation| refusal(&mut fixture, operation));
+
+    assert_eq!(refused[0].code, Code::InvalidInput);
+    let told = refused.map(|refusal| refusal.message);
+    assert!(told[0].starts_with("line 4: rule a: no endpoint matches its from"), "{told:?}");
+    assert!(told[1].starts_with("line 11: there is no network nte"), "{told:?}");
+    assert!(told[1].contains("1 more warnings"), "{told:?}");
+    let lenient = operation(&fixture, unused, false);
+    assert_eq!(applied(&mut fixture, lenient), (1, true));
 }
 
 #[test]

@@ -103,7 +103,12 @@ pub(crate) fn join_with(token: u8, key: u8, name: &str) -> Operation {
 pub(crate) fn policy(document: &str, mode: FilterMode, expected: Option<u64>) -> Operation {
     let policy = ExaminedPolicy::new(document.to_owned(), &PolicySubjects::default());
 
-    Operation::ApplyPolicy(ApplyPolicy { policy: policy.expect("a policy"), mode, expected })
+    Operation::ApplyPolicy(ApplyPolicy {
+        policy: policy.expect("a policy"),
+        mode,
+        expected,
+        is_strict: false,
+    })
 }
 
 /// Makes a cluster with tokens 1 (for admins at site a), 2 (at site b), 3 (at site c) and 4 (for

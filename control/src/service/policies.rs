@@ -33,7 +33,7 @@ pub(super) async fn apply(
 ) -> Result<v1::PolicyReplaced, Refusal> {
     let document = convert::policy_text(std::mem::take(&mut request.document))?;
     let examined = examine(service, node, document).await?;
-    let warnings = examined.warnings().to_vec();
+    let warnings = examined.warnings().map(str::to_owned).collect();
     let replaced = replace(service, node, requests::apply_policy(&request, examined)?).await?;
 
     Ok(replaced.told(warnings))

@@ -135,7 +135,9 @@ pub(crate) fn apply_policy(
 ) -> Result<Operation, Refusal> {
     let mode = convert::policy_mode(request.mode)?;
 
-    Ok(Operation::ApplyPolicy(ApplyPolicy { policy, mode, expected: request.expected }))
+    let v1::ApplyPolicyRequest { expected, strict, .. } = *request;
+
+    Ok(Operation::ApplyPolicy(ApplyPolicy { policy, mode, expected, is_strict: strict }))
 }
 
 pub(crate) fn create_token(

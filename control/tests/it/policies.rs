@@ -50,7 +50,7 @@ async fn apply_as(
     expected: Option<u64>,
 ) -> Result<v1::PolicyReplaced, Refusal> {
     let document = document.to_owned();
-    let request = v1::ApplyPolicyRequest { document, mode: mode.into(), expected };
+    let request = v1::ApplyPolicyRequest { document, mode: mode.into(), expected, strict: false };
 
     Ok(node.client.clone().apply_policy(request).await?.into_inner())
 }

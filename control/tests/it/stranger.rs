@@ -434,7 +434,7 @@ impl Stranger<'_> {
         let documents = [policies::DOCUMENT, "no = \"policy\""];
         let document = documents[self.rng.random_range(0..2)].to_owned();
         let mode = v1::PolicyMode::Enforced.into();
-        let request = v1::ApplyPolicyRequest { document, mode, expected: None };
+        let request = v1::ApplyPolicyRequest { document, mode, expected: None, strict: false };
 
         self.refused("apply", self.client().apply_policy(request).await);
     }

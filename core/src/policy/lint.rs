@@ -37,6 +37,25 @@ pub enum PolicyWarning {
     },
 }
 
+impl PolicyWarning {
+    /// Returns the rule that it is about, if it is about one.
+    pub fn rule(&self) -> Option<&Name> {
+        match self {
+            Self::Unreachable { rule, .. } | Self::NoEndpoint { rule, .. } => Some(rule),
+            Self::NothingRefused { .. } | Self::NoNetwork { .. } => None,
+        }
+    }
+
+    /// Returns the network that it is about, if it is about one.
+    pub fn network(&self) -> Option<&Name> {
+        match self {
+            Self::NothingRefused { network } => network.as_ref(),
+            Self::NoNetwork { network } => Some(network),
+            Self::Unreachable { .. } | Self::NoEndpoint { .. } => None,
+        }
+    }
+}
+
 /// Lists what does nothing, whatever endpoints there are.
 pub fn lint(policy: &Policy) -> Vec<PolicyWarning> {
     let unreachable = policy.rules.iter().enumerate().filter_map(|(index, rule)| {

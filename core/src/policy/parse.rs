@@ -40,13 +40,36 @@ const TERM_REMEDY: &str =
 
 /// Returns the line, from 1, of each test of a document that was parsed before.
 pub fn test_lines(document: &str) -> Vec<usize> {
+    lines(document, "test")
+}
+
+/// Returns the line, from 1, of each rule of a document that was parsed before.
+pub fn rule_lines(document: &str) -> Vec<usize> {
+    lines(document, "rule")
+}
+
+/// Returns the line, from 1, of the table of each network of a document that was parsed before.
+pub fn network_lines(document: &str) -> BTreeMap<String, usize> {
     let places = Mistakes::new(document);
     let (table, _) = DeTable::parse_recoverable(document);
-    let Some(DeValue::Array(tests)) = table.get_ref().get("test").map(Spanned::get_ref) else {
+    let Some(DeValue::Table(networks)) = table.get_ref().get("network").map(Spanned::get_ref)
+    else {
+        return BTreeMap::new();
+    };
+    let line = |name: &Spanned<_>| places.place(name.span().start).0;
+
+    networks.iter().map(|(name, _)| (name.get_ref().to_string(), line(name))).collect()
+}
+
+/// Returns the line of each table of an array.
+fn lines(document: &str, array: &str) -> Vec<usize> {
+    let places = Mistakes::new(document);
+    let (table, _) = DeTable::parse_recoverable(document);
+    let Some(DeValue::Array(tables)) = table.get_ref().get(array).map(Spanned::get_ref) else {
         return Vec::new();
     };
 
-    tests.iter().map(|test| places.place(test.span().start).0).collect()
+    tables.iter().map(|table| places.place(table.span().start).0).collect()
 }
 
 pub(super) fn parse(text: &str) -> Result<Policy, InvalidPolicy> {

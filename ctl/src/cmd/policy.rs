@@ -1,6 +1,6 @@
 //! `overlayctl policy`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use overlay_core::policy::{self, Policy, VerdictChanges};
@@ -24,7 +24,8 @@ Examples:
   overlayctl policy history
   overlayctl policy rollback 3";
 const TEST_EXAMPLE: &str = "\
-The exit code is 1 where the file has mistakes or one of its tests fails.
+The exit code is 1 where the file has mistakes or one of its tests fails; with \
+--strict also where it has warnings.
 
 Examples:
   overlayctl policy test shop.toml
@@ -42,6 +43,7 @@ nothing is changed. To apply what is live already changes nothing.
 Examples:
   overlayctl policy apply shop.toml
   overlayctl policy apply shop.toml --expect 3        only in place of 3
+  overlayctl policy apply shop.toml --strict          no labels that nobody has
   overlayctl policy apply shop.toml --json | jq '.warnings[]'";
 const SHADOW_EXAMPLE: &str = "\
 What the policy refuses is counted, and passes. It replaces the live one, so \
@@ -111,6 +113,9 @@ struct Test {
     /// Ask no agent: there are no endpoints that tests could name, and labels are not looked for
     #[arg(long)]
     offline: bool,
+    /// Fail, too, if anything in it does nothing, such as a label that no endpoint has
+    #[arg(long)]
+    strict: bool,
 }
 
 /// Show what differs from the live policy, or from another file: rules, and what becomes of packets
@@ -133,22 +138,29 @@ struct Diff {
 #[derive(Debug, Args)]
 #[command(after_help = APPLY_EXAMPLE)]
 struct Apply {
-    /// The policy, a TOML file
-    #[arg(value_name = "FILE")]
-    file: PathBuf,
     #[command(flatten)]
-    expectation: Expectation,
+    replacement: Replacement,
 }
 
 /// Replace the live policy, and count what the new one refuses without refusing it
 #[derive(Debug, Args)]
 #[command(after_help = SHADOW_EXAMPLE)]
 struct Shadow {
+    #[command(flatten)]
+    replacement: Replacement,
+}
+
+/// The policy that replaces the live one.
+#[derive(Debug, Args)]
+struct Replacement {
     /// The policy, a TOML file
     #[arg(value_name = "FILE")]
     file: PathBuf,
     #[command(flatten)]
     expectation: Expectation,
+    /// Change nothing if anything in it does nothing, such as a label that no endpoint has
+    #[arg(long)]
+    strict: bool,
 }
 
 /// Against changes of others.
@@ -210,11 +222,11 @@ impl PolicyArgs {
         match self.command {
             Subject::Test(test) => test.run(context).await,
             Subject::Diff(diff) => diff.run(context).await,
-            Subject::Apply(Apply { file, expectation }) => {
-                apply(context, &file, v1::PolicyMode::Enforced, &expectation).await
+            Subject::Apply(Apply { replacement }) => {
+                apply(context, &replacement, v1::PolicyMode::Enforced).await
             }
-            Subject::Shadow(Shadow { file, expectation }) => {
-                apply(context, &file, v1::PolicyMode::Shadow, &expectation).await
+            Subject::Shadow(Shadow { replacement }) => {
+                apply(context, &replacement, v1::PolicyMode::Shadow).await
             }
             Subject::Show(show) => show.run(context).await,
             Subject::History(History { list }) => {
@@ -264,7 +276,7 @@ impl Test {
                     warnings.extend(policy::lint_view(&policy, networks, endpoints));
                 }
                 let failures = policy::check(&policy, &present.unwrap_or_default().endpoints);
-                TestedPolicy::tested(name, &policy, &failures, &warnings)
+                TestedPolicy::tested(name, &policy, &failures, &warnings).strictly(self.strict)
             }
         };
         context.output.show(&tested)?;
@@ -312,16 +324,12 @@ impl Diff {
 }
 
 /// Has control replace the live policy by the one in a file, once that is known to be one.
-async fn apply(
-    context: &Context,
-    file: &Path,
-    mode: v1::PolicyMode,
-    expectation: &Expectation,
-) -> Outcome {
+async fn apply(context: &Context, replacement: &Replacement, mode: v1::PolicyMode) -> Outcome {
+    let Replacement { file, expectation, strict } = replacement;
     let document = policy_text::read(file)?;
     policy_text::parsed(file, &document)?;
-    let request =
-        v1::ApplyPolicyRequest { document, mode: mode.into(), expected: expectation.expect };
+    let (mode, expected) = (mode.into(), expectation.expect);
+    let request = v1::ApplyPolicyRequest { document, mode, expected, strict: *strict };
     let name = |refusal: Refusal| {
         // It is about a line of the file.
         if refusal.code == Code::InvalidInput {

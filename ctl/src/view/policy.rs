@@ -77,6 +77,13 @@ impl TestedPolicy {
         }
     }
 
+    /// Takes it for unsound if it has warnings, where that is asked for.
+    pub(crate) fn strictly(self, is_strict: bool) -> Self {
+        let ok = self.ok && (!is_strict || self.warnings.is_empty());
+
+        Self { ok, ..self }
+    }
+
     fn summary(&self) -> String {
         let Self { file, rules, tests, .. } = self;
         let mistakes = self.mistakes.len() + self.more_mistakes;
@@ -85,6 +92,8 @@ impl TestedPolicy {
             format!("{file}: {}", counted(mistakes, "mistake"))
         } else if self.ok {
             format!("{file} is sound: {}, {}", counted(*rules, "rule"), counted(*tests, "test"))
+        } else if self.failures.is_empty() {
+            format!("{file}: not all of it does something")
         } else {
             format!("{file}: not all tests hold")
         }

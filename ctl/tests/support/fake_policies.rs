@@ -94,12 +94,22 @@ pub(super) fn apply(
         return Err(Refusal::new(Code::InvalidInput, text));
     }
 
+    if request.strict && request.document.contains("ops") {
+        let text = "line 9: rule ops: no endpoint matches its from: check the labels (and 2 more \
+                    warnings: `overlayctl policy test FILE` lists them); --strict allows no such \
+                    thing, nothing is changed";
+        return Err(Refusal::new(Code::InvalidInput, text));
+    }
+
+    let has_warnings = request.document.contains("ops");
+    let warning = "rule ops: no endpoint matches its from: check the labels".to_owned();
+
     Ok(v1::PolicyReplaced {
         revision: 8,
         policy: Some(next(request.mode, None)),
         changed: true,
-        warnings: vec!["rule ops: no endpoint matches its from: check the labels".to_owned()],
-        more_warnings: 2,
+        warnings: has_warnings.then_some(warning).into_iter().collect(),
+        more_warnings: if has_warnings { 2 } else { 0 },
     })
 }
 

@@ -202,10 +202,20 @@ fn a_file_that_is_no_policy_is_refused_with_its_line_and_what_is_live_stays() {
     let unknown = POLICY.replace("role = \"web\"", "rule = \"web\"");
     let unknown =
         unknown.replace("[network.shop]", "[network.shop]\ndefault = \"deny\"\n[network.shpo]");
-    let warned = policy(&cluster, "test", &files.write("unknown.toml", unknown.as_bytes()));
+    let line = 1 + unknown.lines().position(|line| line == "[network.shpo]").expect("it has one");
+    let unknown = files.write("unknown.toml", unknown.as_bytes());
+    let warned = policy(&cluster, "test", &unknown);
     assert_eq!(warned.status.code(), Some(0), "{}{}", warned.stdout, warned.stderr);
     for warning in ["rule web-to-db: no endpoint matches its from", "there is no network shpo"] {
         assert!(warned.stdout.contains(warning), "{}", warned.stdout);
+    }
+    // Whoever asks for it has them refused.
+    for verb in ["apply", "shadow", "test"] {
+        let strict = cluster.host(0).command("overlayctl").args(["policy", verb, "--strict"]);
+        let refused = strict.arg(&unknown).output().expect("it runs");
+        assert_eq!(refused.status.code(), Some(1), "{verb}: {}", refused.stdout);
+        let told = format!("line {line}: there is no network shpo");
+        assert!(verb == "test" || refused.stderr.contains(&told), "{verb}: {}", refused.stderr);
     }
     assert_eq!(revision(&cluster), 1);
     wait_for(&cluster, "web", "other");

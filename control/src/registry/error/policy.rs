@@ -24,6 +24,14 @@ pub(crate) enum PolicyError {
         /// How many more failures there are.
         others: usize,
     },
+    /// Something in the document does nothing, and the caller wants no such policy.
+    #[error("{what}{}; --strict allows no such thing, nothing is changed", and_others(*others, "warnings"))]
+    DoesNothing {
+        /// The first such thing, with its line.
+        what: String,
+        /// How many more there are.
+        others: usize,
+    },
     /// Another policy is live than the caller thinks.
     #[error(
         "{} is live, and {} was expected; nothing is changed: `overlayctl policy diff FILE` shows \
@@ -46,7 +54,9 @@ impl PolicyError {
     /// Returns the stable code that callers are told.
     pub(super) fn code(&self) -> Code {
         match self {
-            Self::Mistaken { .. } | Self::TestFails { .. } => Code::InvalidInput,
+            Self::Mistaken { .. } | Self::TestFails { .. } | Self::DoesNothing { .. } => {
+                Code::InvalidInput
+            }
             Self::Moved { .. } => Code::WrongState,
             Self::NotKept(_) => Code::NotFound,
         }
