@@ -95,7 +95,10 @@ fn cost(command: &Operation) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use overlay_core::HostPrefix;
+
     use super::*;
+    use crate::registry::Announce;
 
     #[tokio::test]
     async fn a_burst_passes_then_a_node_waits_and_the_others_do_not() {
@@ -113,6 +116,22 @@ mod tests {
         let passed = (1..=100).filter(|n| rate.take(NodeId::FIRST, 1, at(10 + n * 10)).is_ok());
         assert_eq!(passed.count(), 100);
         assert_eq!(rate.0.lock().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn a_long_announcement_counts_as_many_changes() {
+        let prefix = HostPrefix { prefix: "10.0.0.0/24".parse().unwrap(), holder: String::new() };
+        let announced = |prefixes| {
+            Operation::Announce(Announce {
+                underlay: Vec::new(),
+                lane_ports: Vec::new(),
+                prefixes: vec![prefix.clone(); prefixes],
+                differences: Vec::new(),
+                version: String::new(),
+            })
+        };
+
+        assert_eq!([0, 49, 50, 1_000].map(|prefixes| cost(&announced(prefixes))), [1, 1, 2, 21]);
     }
 
     #[tokio::test]

@@ -5,10 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use overlay_core::View;
+use overlay_proto::identity::CONTROL_NAME;
 use overlay_proto::{Code, Refusal, channel, tls, v1};
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
 use tonic_health::pb::health_client::HealthClient;
 
 use crate::harness::{Control, PATIENCE};
@@ -59,6 +62,56 @@ async fn a_handshake_that_never_comes_is_given_up_and_stops_nobody() {
         assert!(read.is_err());
     }
     assert!(admin.create_network("net", "").await.is_ok());
+}
+
+#[tokio::test]
+async fn tls_before_1_3_is_refused() {
+    /// The kind of record and the description of the alert (RFC 8446, 5.1 and 6).
+    const ALERT: u8 = 21;
+    const PROTOCOL_VERSION: u8 = 70;
+    // The first message of TLS 1.2 (RFC 5246, 7.4.1.2), with one cipher suite, and the signatures
+    // that it takes (7.4.1.4.1).
+    let begin = [0x16, 3, 1, 0, 59, 1, 0, 0, 55, 3, 3];
+    let suite = [0, 0, 2, 0xC0, 0x2B, 1, 0];
+    let signatures = [0, 12, 0, 13, 0, 8, 0, 6, 4, 3, 8, 4, 4, 1];
+    let hello = [&begin[..], &[7; 32], &suite, &signatures].concat();
+    let control = Control::start().await;
+    let mut stream = TcpStream::connect(control.address).await.unwrap();
+    let mut answer = Vec::new();
+
+    stream.write_all(&hello).await.unwrap();
+    let read = timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("it is ended");
+
+    read.unwrap();
+    assert_eq!(answer.first(), Some(&ALERT), "{answer:?}");
+    assert_eq!(answer.last(), Some(&PROTOCOL_VERSION), "{answer:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_strangers_at_one_address_the_oldest_gives_way_and_a_host_joins_meanwhile() {
+    const AT_ONCE: usize = 128;
+    const MORE: usize = 12;
+    let control = Control::start().await;
+    let tls = Arc::new(tls::pinned_client(control.line.pin).unwrap());
+    let mut held = Vec::new();
+    for _ in 0..AT_ONCE + MORE {
+        let tcp = TcpStream::connect(control.address).await.unwrap();
+        let name = ServerName::try_from(CONTROL_NAME).unwrap();
+        held.push(TlsConnector::from(Arc::clone(&tls)).connect(name, tcp).await.unwrap());
+    }
+
+    let mut rest = held.split_off(MORE);
+    for stream in &mut held {
+        // What gRPC says first may still be there to be read.
+        let ended = timeout(PATIENCE, stream.read_to_end(&mut Vec::new())).await;
+        drop(ended.expect("the oldest are ended"));
+    }
+    let admin = control.admin().await;
+    assert!(admin.create_network("net", "").await.is_ok());
+    // To join took one connection, for which one more went.
+    let last = rest.last_mut().expect("the last");
+    let stays = timeout(Duration::from_millis(200), last.read_to_end(&mut Vec::new())).await;
+    assert!(stays.is_err(), "the youngest stay: {stays:?}");
 }
 
 #[tokio::test]

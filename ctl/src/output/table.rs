@@ -327,6 +327,18 @@ mod tests {
     }
 
     #[test]
+    fn what_came_from_another_host_does_not_move_the_cursor() {
+        let hostile = "a\x1b[2J\u{9b}1A\r\nb\tc";
+        let columns = [Column::left("WHAT"), Column::left("LIST")];
+
+        let text =
+            table(page(None), &columns, &[vec![hostile.into(), Cell::list([hostile.to_owned()])]]);
+
+        assert_eq!(text, "WHAT           LIST\na [2J 1A  b c  a [2J 1A  b c");
+        assert!(!text.chars().any(|char| char.is_control() && char != '\n'), "{text:?}");
+    }
+
+    #[test]
     fn lists_are_shortened_before_columns_are_left_out() {
         assert_eq!(
             table(page(Some(80)), &COLUMNS, &[row("a", 9)]),

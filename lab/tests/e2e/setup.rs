@@ -126,6 +126,10 @@ fn the_line_of_init_is_for_an_hour_and_ten_hosts() {
     assert!(made.stdout.contains("for 10 hosts, until "), "{}", made.stdout);
     let token = tokens.as_array().unwrap().iter().find(|token| token["role"] == "node").unwrap();
     assert_eq!(token["uses"], 10, "{tokens}");
+    let until = token["expires"].as_str().expect("an end");
+    let left = format!("echo $(($(date -d '{until}' +%s) - $(date +%s)))");
+    let left = host.command("sh").args(["-c", &left]).run().unwrap().stdout;
+    assert!((3_540..=3_600).contains(&left.trim().parse().unwrap()), "{left} s: {tokens}");
     done(host, &["leave"]);
 }
 
