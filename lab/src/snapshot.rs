@@ -17,6 +17,8 @@ use crate::wait::wait_until;
 
 /// The rule of a guard by which interfaces pass that the agent does not know.
 const PASSING: &str = "iifname != @guarded accept";
+/// What each edition of a table has once: that of a network's guard, and that of its policy.
+const IN_EACH_EDITION: [&str; 2] = ["counter source {", "counter other-unknown {"];
 /// How long what is being removed may take to disappear: the kernel does some of it later.
 const SETTLE: Duration = Duration::from_secs(5);
 
@@ -80,12 +82,24 @@ impl Snapshot {
         self
     }
 
-    /// Returns what is not yet as it will be: an address, or a guard that passes interfaces of
-    /// which the agent knows nothing until it knows that it lacks no endpoint.
+    /// Returns what is not yet as it will be: an address, a guard that passes interfaces of which
+    /// the agent knows nothing until it knows that it lacks no endpoint, or a table that is being
+    /// made anew.
     pub(crate) fn unfinished(&self) -> Option<String> {
         let passing = |line: &&String| line.contains(PASSING);
+        let passing = || self.parts.values().flatten().find(passing).cloned();
 
-        self.unfinished_address().or_else(|| self.parts.values().flatten().find(passing).cloned())
+        self.unfinished_address().or_else(passing).or_else(|| self.unfinished_table())
+    }
+
+    /// Returns what there is in two editions of a table.
+    fn unfinished_table(&self) -> Option<String> {
+        let is_twice = |name: &str| {
+            let has = |line: &&String| line.contains(name);
+            self.parts.values().any(|part| part.iter().filter(has).count() > 1)
+        };
+
+        IN_EACH_EDITION.into_iter().find(|name| is_twice(name)).map(str::to_owned)
     }
 
     /// Returns an IPv6 address that does not accept packets yet, if there is one: the kernel adds
@@ -351,6 +365,20 @@ mod tests {
             Some("fd000000000000000000000000000001 ovt")
         );
         assert_eq!(both.unfinished_address(), None);
+    }
+
+    #[test]
+    fn a_table_in_two_editions_is_unfinished() {
+        let rules = |lines: &[&str]| Snapshot {
+            parts: BTreeMap::from([(
+                "nft in 7".to_owned(),
+                lines.iter().map(|&line| line.to_owned()).collect(),
+            )]),
+        };
+
+        assert_eq!(rules(&["0001 counter source {", "0005 counter mac {"]).unfinished(), None);
+        let both = rules(&["0001 counter source {", "0005 counter source {"]);
+        assert_eq!(both.unfinished().as_deref(), Some("counter source {"));
     }
 
     #[test]

@@ -202,6 +202,7 @@ fn a_file_that_is_no_policy_is_refused_with_its_line_and_what_is_live_stays() {
     let unknown = POLICY.replace("role = \"web\"", "rule = \"web\"");
     let unknown =
         unknown.replace("[network.shop]", "[network.shop]\ndefault = \"deny\"\n[network.shpo]");
+    let unknown = unknown.replace("[[rule]]\n", "[[rule]]\nnetwork = \"shop\"\n");
     let line = 1 + unknown.lines().position(|line| line == "[network.shpo]").expect("it has one");
     let unknown = files.write("unknown.toml", unknown.as_bytes());
     let warned = policy(&cluster, "test", &unknown);
