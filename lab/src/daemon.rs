@@ -31,14 +31,11 @@ impl Daemon {
     ///
     /// If there is none, or more than one.
     pub fn find(host: &Host, program: &str) -> Result<Self> {
-        let mut found = Vec::new();
-        for pid in host.pids_of(program)? {
-            let line = host.try_command("cat")?.arg(format!("/proc/{pid}/cmdline")).run()?.stdout;
-            let args: Vec<_> = line.split_terminator('\0').skip(1).map(str::to_owned).collect();
-            // Without a state directory, it is another command of the program.
-            if args.iter().any(|arg| arg == STATE) {
-                found.push((pid, args));
-            }
+        let mut found = running(host, program)?;
+        if found.len() > 1 {
+            // For a moment, a child that is about to run another program is one of this one.
+            let still = running(host, program)?;
+            found.retain(|(pid, _)| still.iter().any(|(other, _)| other == pid));
         }
         let count = found.len();
         let (Some((pid, args)), 1) = (found.pop(), count) else {
@@ -168,4 +165,21 @@ impl Daemon {
     pub fn start(&self) -> Result<Running> {
         self.command()?.spawn()
     }
+}
+
+/// Lists the processes on a host that run a program as a daemon, with their arguments.
+fn running(host: &Host, program: &str) -> Result<Vec<(i32, Vec<String>)>> {
+    let mut found = Vec::new();
+    for pid in host.pids_of(program)? {
+        let read = host.try_command("cat")?.arg(format!("/proc/{pid}/cmdline")).output()?;
+        // One that has ended meanwhile has none.
+        let args = read.stdout.split_terminator('\0').skip(1);
+        let args: Vec<_> = args.map(str::to_owned).collect();
+        // Without a state directory, it is another command of the program.
+        if args.iter().any(|arg| arg == STATE) {
+            found.push((pid, args));
+        }
+    }
+
+    Ok(found)
 }
