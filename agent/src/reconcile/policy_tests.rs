@@ -97,7 +97,11 @@ impl Kept {
     fn rules(&self) -> Vec<String> {
         let text = self.nft(&["-s", "-t", "list", "ruleset"]);
         let without = |word: &str| match word.trim_end_matches([',', '"']).rsplit_once('.') {
-            Some((name, _)) if name.contains(char::is_alphabetic) => format!("{name}~"),
+            Some((name, edition))
+                if name.contains(char::is_alphabetic) && edition.parse::<u32>().is_ok() =>
+            {
+                format!("{name}~")
+            }
             _ => word.to_owned(),
         };
 

@@ -51,7 +51,7 @@ impl GuardTable {
         }
         let change = match guard_script::update(&held.content, guard) {
             Some(script) if script.is_empty() => GuardChange::AsItWas,
-            Some(script) if self.amend(&held.edition.print(&script)).is_ok() => {
+            Some(script) if self.program.amend(&held.edition.print(&script), || ()).is_ok() => {
                 GuardChange::Changed
             }
             _ => return self.make(guard, GuardChange::Changed),
@@ -104,10 +104,6 @@ impl GuardTable {
         self.held = Some(Held { content: Arc::clone(guard), edition });
 
         Ok(change)
-    }
-
-    fn amend(&mut self, script: &str) -> Result<(), NftError> {
-        self.program.amend(script, || ())
     }
 }
 

@@ -158,8 +158,9 @@ impl Program {
         script: &str,
         along: fn(),
     ) -> Result<Edition, NftError> {
-        let edition = Edition(self.request(Requests::stamp)?);
-        let is_first = !self.request(|requests| requests.has_any_of(frames))?;
+        let (number, is_first) =
+            self.request(|requests| Ok((requests.stamp()?, !requests.has_any_of(frames)?)))?;
+        let edition = Edition(number);
         let text = edition.print(script);
         let emptied: String = frames.iter().map(TableFrame::emptied).collect();
         let script = emptied + &text;
@@ -169,7 +170,7 @@ impl Program {
                 let removed: String = frames.iter().map(TableFrame::removed).collect();
                 self.load(&(removed + &script), along)?;
             }
-            made => made?,
+            made => drop(made?),
         }
         // What is left over judges nothing, and goes with the next edition.
         if !is_first && let Err(error) = self.sweep(frames, edition) {
@@ -182,9 +183,9 @@ impl Program {
     /// Has the program change tables that are as the last transaction left them; where they are
     /// not, they are still foreign after it.
     pub(super) fn amend(&mut self, script: &str, along: fn()) -> Result<(), NftError> {
-        let (was, before) = (self.stamp, self.request(Requests::stamp)?);
-        self.load(script, along)?;
-        if !was.is(before) {
+        let was = self.stamp;
+        let performed = self.load(script, along)?;
+        if !was.is(performed.before) {
             self.stamp = Stamp::default();
         }
 
@@ -202,7 +203,7 @@ impl Program {
     }
 
     /// Has the program perform a script, in one transaction, and does `along` inside the namespace.
-    fn load(&mut self, script: &str, along: fn()) -> Result<(), NftError> {
+    fn load(&mut self, script: &str, along: fn()) -> Result<Performed, NftError> {
         let before = self.request(Requests::stamp)?;
         self.run(&["-f", "-"], script)?;
         let after = self.request(|requests| {
@@ -210,9 +211,10 @@ impl Program {
             requests.stamp()
         })?;
 
-        self.note(Performed::one(before, after));
+        let performed = Performed::one(before, after);
+        self.note(performed);
 
-        Ok(())
+        Ok(performed)
     }
 
     /// Lists what has a name in a table, such as `inet overlay`.

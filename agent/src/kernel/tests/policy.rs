@@ -163,7 +163,7 @@ async fn established_flows_follow_a_policy_that_changes() {
     }
 }
 
-/// Sends numbered datagrams until told to stop, and returns how many.
+/// Sends datagrams until told to stop, and returns how many.
 fn send_until(socket: &UdpSocket, to: IpAddr, done: &AtomicBool) -> usize {
     let mut sent = 0;
     while !done.load(Ordering::Relaxed) {
