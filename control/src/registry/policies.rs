@@ -5,7 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use overlay_core::policy::{
-    self, ClusterPolicy, FilterMode, InvalidPolicy, Policy, PolicyEndpoint, PolicyWarning,
+    self, ClusterPolicy, FilterMode, InvalidPolicy, Policy, PolicyEndpoint, PolicyLines,
+    PolicyWarning,
 };
 use overlay_core::{Change, Name, RowKey};
 
@@ -61,8 +62,8 @@ impl ExaminedPolicy {
     pub(crate) fn new(document: String, subjects: &PolicySubjects) -> Result<Self, PolicyError> {
         let policy = Policy::parse_file(&document)?;
         let PolicySubjects { networks, endpoints } = subjects;
-        let lines = policy::test_lines(&document);
-        let line = |test: usize| lines.get(test.saturating_sub(1)).copied().unwrap_or(1);
+        let lines = PolicyLines::of(&document);
+        let line = |test: usize| lines.tests.get(test.saturating_sub(1)).copied().unwrap_or(1);
         let failures = policy::check(&policy, endpoints);
         let mut found = policy::lint(&policy);
         let is_looked_at =
@@ -70,7 +71,7 @@ impl ExaminedPolicy {
         if is_looked_at {
             found.extend(policy::lint_view(&policy, networks, endpoints));
         }
-        let mut warnings = with_lines(&policy, &document, &found);
+        let mut warnings = with_lines(&policy, &lines, &found);
         if !is_looked_at {
             let text = "there are too many endpoints to look for rules that match none";
             warnings.push((None, text.to_owned()));
@@ -109,16 +110,14 @@ impl From<InvalidPolicy> for PolicyError {
 /// Puts warnings into sentences, each with the line of its rule or network.
 fn with_lines(
     policy: &Policy,
-    document: &str,
+    lines: &PolicyLines,
     warnings: &[PolicyWarning],
 ) -> Vec<(Option<usize>, String)> {
-    let lines = policy::rule_lines(document);
     let names = policy.rules.iter().map(|rule| &rule.name);
-    let lines: BTreeMap<_, _> = names.zip(lines).collect();
-    let networks = policy::network_lines(document);
+    let rules: BTreeMap<_, _> = names.zip(&lines.rules).collect();
     let line = |warning: &PolicyWarning| {
-        let of_rule = warning.rule().and_then(|rule| lines.get(rule));
-        let of_network = || networks.get(warning.network()?.as_str());
+        let of_rule = warning.rule().and_then(|rule| rules.get(rule).copied());
+        let of_network = || lines.networks.get(warning.network()?.as_str());
         of_rule.or_else(of_network).copied()
     };
 

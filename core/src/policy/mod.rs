@@ -35,7 +35,7 @@ pub use mistake::{InvalidPolicy, PolicyMistake};
 pub use network_filter::NetworkFilter;
 pub use parse::{
     MAX_ALL_TERMS, MAX_CRITERIA, MAX_LABEL, MAX_NETWORKS, MAX_POLICY, MAX_RULES, MAX_SELECTORS,
-    MAX_TERMS, MAX_TESTS, network_lines, rule_lines, test_lines,
+    MAX_TERMS, MAX_TESTS, PolicyLines,
 };
 pub use rulings::TrafficRange;
 pub use selector::{EndpointSelector, InvalidPattern, NamePattern, RuleSide};

@@ -38,38 +38,38 @@ pub const MAX_TESTS: usize = 1_000;
 const TERM_REMEDY: &str =
     "write \"tcp/5432\", \"udp/8000-8100\", \"tcp\" for every port, \"icmp\" or \"any\"";
 
-/// Returns the line, from 1, of each test of a document that was parsed before.
-pub fn test_lines(document: &str) -> Vec<usize> {
-    lines(document, "test")
+/// Where a document that was parsed before has what; lines count from 1.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PolicyLines {
+    /// Of each test.
+    pub tests: Vec<usize>,
+    /// Of each rule.
+    pub rules: Vec<usize>,
+    /// Of the table of each network.
+    pub networks: BTreeMap<String, usize>,
 }
 
-/// Returns the line, from 1, of each rule of a document that was parsed before.
-pub fn rule_lines(document: &str) -> Vec<usize> {
-    lines(document, "rule")
-}
+impl PolicyLines {
+    /// Finds them in a document.
+    pub fn of(document: &str) -> Self {
+        let places = Mistakes::new(document);
+        let line = |span: Range<usize>| places.place(span.start).0;
+        let (table, _) = DeTable::parse_recoverable(document);
+        let find = |key: &str| table.get_ref().get(key).map(Spanned::get_ref);
+        let array = |key: &str| match find(key) {
+            Some(DeValue::Array(tables)) => tables.iter().map(|table| line(table.span())).collect(),
+            _ => Vec::new(),
+        };
+        let networks = match find("network") {
+            Some(DeValue::Table(networks)) => {
+                let names = networks.keys();
+                names.map(|name| (name.get_ref().to_string(), line(name.span()))).collect()
+            }
+            _ => BTreeMap::new(),
+        };
 
-/// Returns the line, from 1, of the table of each network of a document that was parsed before.
-pub fn network_lines(document: &str) -> BTreeMap<String, usize> {
-    let places = Mistakes::new(document);
-    let (table, _) = DeTable::parse_recoverable(document);
-    let Some(DeValue::Table(networks)) = table.get_ref().get("network").map(Spanned::get_ref)
-    else {
-        return BTreeMap::new();
-    };
-    let line = |name: &Spanned<_>| places.place(name.span().start).0;
-
-    networks.iter().map(|(name, _)| (name.get_ref().to_string(), line(name))).collect()
-}
-
-/// Returns the line of each table of an array.
-fn lines(document: &str, array: &str) -> Vec<usize> {
-    let places = Mistakes::new(document);
-    let (table, _) = DeTable::parse_recoverable(document);
-    let Some(DeValue::Array(tables)) = table.get_ref().get(array).map(Spanned::get_ref) else {
-        return Vec::new();
-    };
-
-    tables.iter().map(|table| places.place(table.span().start).0).collect()
+        Self { tests: array("test"), rules: array("rule"), networks }
+    }
 }
 
 pub(super) fn parse(text: &str) -> Result<Policy, InvalidPolicy> {
