@@ -326,7 +326,8 @@ mod tests {
     fn tables_of_the_overlay_are_the_same_whatever_edition_they_are() {
         let table = |name: &str, edition: &str| {
             format!(
-                "table inet {name} {{\n\tchain judge4{edition} {{\n\t\tip daddr 10.0.0.7 counter name \
+                "table inet {name} {{\n\tchain judge4{edition} {{\n\t\tip daddr 10.0.0.7 counter \
+                 name \
                  \"a-b{edition}\" goto pass{edition}\n\t\tmeta nfproto vmap {{ ipv4 : goto \
                  judge4{edition}, ipv6 : drop }}\n\t}}\n}}\n"
             )

@@ -208,7 +208,8 @@ fn where_that_is_asked_for_what_does_nothing_is_refused_with_its_line() {
     let mut fixture = fixture("10.9.0.0/16");
     with_endpoint(&mut fixture);
     let unused = "[network.net]\ndefault = \"deny\"\n\n\
-                  [[rule]]\nname = \"a\"\nnetwork = \"net\"\nfrom = { role = \"wbe\" }\nto = \"any\"\nallow = \"any\"\n";
+                  [[rule]]\nname = \"a\"\nnetwork = \"net\"\nfrom = { role = \"wbe\" }\n\
+                  to = \"any\"\nallow = \"any\"\n";
     let missing = format!("{unused}\n[network.nte]\ndefault = \"deny\"\n");
     let operation = |fixture: &Fixture, document: &str, is_strict| {
         let (policy, mode) = (examined(fixture, document), FilterMode::Enforced);

@@ -25,7 +25,10 @@ pub(crate) enum PolicyError {
         others: usize,
     },
     /// Something in the document does nothing, and the caller wants no such policy.
-    #[error("{what}{}; --strict allows no such thing, nothing is changed", and_others(*others, "warnings"))]
+    #[error(
+        "{what}{}; --strict allows no such thing, nothing is changed",
+        and_others(*others, "warnings")
+    )]
     DoesNothing {
         /// The first such thing, with its line.
         what: String,
