@@ -1,4 +1,4 @@
-use std::net::{Ipv6Addr, SocketAddr, UdpSocket as StdUdpSocket};
+use std::net::{Ipv6Addr, UdpSocket as StdUdpSocket};
 
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::time::timeout;
@@ -69,30 +69,43 @@ fn all_words_of_an_ipv6_address_are_compared() {
 
 #[tokio::test]
 async fn a_client_that_is_reported_is_not_heard_for_a_moment_and_what_it_asks_is_counted() {
+    judge_flood(ShutOut::Clients, GREEDY, &[MODEST]).await;
+}
+
+#[tokio::test]
+async fn where_all_questions_are_of_one_client_none_is_heard_for_a_moment() {
+    judge_flood(ShutOut::All, MODEST, &[]).await;
+}
+
+/// Reports a client, and expects one not to be heard for a moment, while others are.
+async fn judge_flood(shut_out: ShutOut, unheard: &str, others: &[&str]) {
     let udp = Arc::new(UdpSocket::bind(GUARDED).await.expect("a socket"));
     let at = udp.local_addr().expect("an address");
     let tcp = Arc::new(TcpListener::bind(GUARDED).await.expect("a socket"));
     let mut served = ServedSockets::default();
     served.push(at.ip(), Arc::clone(&udp), tcp);
     let counts = Arc::<DnsCounts>::default();
-    let guard = FloodGuard::new(Arc::new(served), ShutOut::Clients, Arc::clone(&counts));
+    let guard = FloodGuard::new(Arc::new(served), shut_out, Arc::clone(&counts));
     let (reports, mut floods) = FloodReports::channel();
     let guarding = tokio::spawn(async move { guard.run(&mut floods).await });
-    let greedy = UdpSocket::bind((GREEDY, 0)).await.expect("a socket");
+    let client = async |ip: &str| UdpSocket::bind((ip, 0)).await.expect("a socket");
     let heard = async |client: &UdpSocket| {
         client.send_to(b"question", at).await.expect("sent");
         timeout(MOMENT, udp.recv_from(&mut [0; 16])).await.is_ok()
     };
     let flooded = || counts.counters()[0].value;
+    let asking = client(unheard).await;
 
-    assert!(heard(&greedy).await);
-    reports.report(greedy.local_addr().map(|at: SocketAddr| at.ip()).expect("an address"));
-    let is_shut_out = async { while heard(&greedy).await {} };
+    assert!(heard(&asking).await);
+    reports.report(GREEDY.parse().expect("an address"));
+    let is_shut_out = async { while heard(&asking).await {} };
     timeout(MOMENT * 20, is_shut_out).await.expect("it is shut out");
-    assert!(heard(&UdpSocket::bind((MODEST, 0)).await.expect("a socket")).await);
+    for other in others {
+        assert!(heard(&client(other).await).await);
+    }
     tokio::time::sleep(PAUSE + MOMENT).await;
 
-    assert!(heard(&greedy).await);
+    assert!(heard(&asking).await);
     assert_eq!(flooded(), 1);
     drop(reports);
     guarding.await.expect("it ends with the last who reports");
