@@ -13,6 +13,7 @@ mod measure;
 mod metric;
 mod nebula;
 mod plot;
+mod policy;
 mod report;
 mod sample;
 
@@ -46,6 +47,9 @@ pub(crate) struct Options {
     /// Measure only these, besides Overlay: bare, wireguard-go, boringtun-cli, gotatun, nebula
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
+    /// Measure Overlay in a network with a policy of 500 rules, too
+    #[arg(long)]
+    policy: bool,
     /// Make only these measurements
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     measure: Vec<Measure>,
@@ -97,8 +101,16 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 fn measure_all(options: &Options) -> Result<BenchReport> {
     let cluster = Cluster::new(2)?;
     cluster.ctl(0, &["network", "create", competitor::NETWORK])?;
-    let servers = measure::Servers::start(&cluster)?;
-    let (competitors, missing) = Competitor::start_all(&cluster, |name| options.wants(name))?;
+    let mut networks = vec![competitor::NETWORK];
+    if options.policy {
+        policy::apply(&cluster)?;
+        networks.push(policy::NETWORK);
+    }
+    let servers = measure::Servers::start(&cluster, &networks)?;
+    let (mut competitors, missing) = Competitor::start_all(&cluster, |name| options.wants(name))?;
+    if options.policy {
+        competitors.push(Competitor::WithPolicy);
+    }
     for competitor in &competitors {
         measure::reach(competitor, &cluster)?;
     }
@@ -127,6 +139,9 @@ fn measure_all(options: &Options) -> Result<BenchReport> {
         }
     }
 
+    if options.policy {
+        policy::remove(&cluster)?;
+    }
     drop((competitors, servers));
     for host in cluster.lab().hosts() {
         CompetitorTunnel::forget(host)?;

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::competitor::{BARE, OVERLAY};
+use super::competitor::{BARE, OVERLAY, WITH_POLICY};
 use super::metric::Metric;
 
 /// The name for the best of the others, which throughput and round trips are compared with.
@@ -67,6 +67,10 @@ const AGAINST: [(Metric, &str, Bound); 13] = [
     (Metric::LoadTail, BEST, Bound::AtMost(0.7)),
 ];
 
+/// What a policy must leave of Overlay's figures.
+const LEFT_BY_POLICY: [(Metric, Bound); 2] =
+    [(Metric::Tcp1, Bound::AtLeast(0.95)), (Metric::Small, Bound::AtLeast(0.9))];
+
 /// The share of the cipher's limit that must be reached.
 const OF_LIMIT: Bound = Bound::AtLeast(0.6);
 /// The share of Overlay's TCP throughput that UDP must reach.
@@ -86,6 +90,10 @@ pub(super) fn compare(
             if other == BEST { best(names, metric, bound, &figure) } else { figure(other, metric) };
         bars.extend(bar(format!("{} / {other}", metric.title()), ours(metric), theirs, bound));
     }
+    for (metric, bound) in LEFT_BY_POLICY {
+        let what = format!("{} {WITH_POLICY} / without", metric.title());
+        bars.extend(bar(what, figure(WITH_POLICY, metric), ours(metric), bound));
+    }
     bars.extend(bar("TCP 1 / limit of the cipher".to_owned(), ours(Metric::Tcp1), limit, OF_LIMIT));
     bars.extend(bar(
         "UDP trains / our TCP 1".to_owned(),
@@ -103,7 +111,7 @@ fn best(
     bound: Bound,
     figure: &impl Fn(&str, Metric) -> Option<f64>,
 ) -> Option<f64> {
-    let others = names.iter().filter(|name| ![BARE, OVERLAY].contains(name));
+    let others = names.iter().filter(|name| ![BARE, OVERLAY, WITH_POLICY].contains(name));
     let figures = others.filter_map(|name| figure(name, metric));
 
     match bound {
@@ -122,11 +130,12 @@ fn bar(what: String, ours: Option<f64>, theirs: Option<f64>, bound: Bound) -> Op
 mod tests {
     use super::*;
 
-    const NAMES: [&str; 4] = [BARE, OVERLAY, "gotatun", "nebula"];
+    const NAMES: [&str; 5] = [BARE, OVERLAY, WITH_POLICY, "gotatun", "nebula"];
 
     fn figure(name: &str, metric: Metric) -> Option<f64> {
         match (name, metric) {
             (BARE, _) => Some(1000.0),
+            (WITH_POLICY, Metric::Small) => Some(135.0),
             (OVERLAY, Metric::Tcp1) => Some(3.0),
             ("gotatun", Metric::Tcp1) => Some(1.0),
             (OVERLAY, Metric::Small) => Some(150.0),
@@ -151,6 +160,7 @@ mod tests {
         assert_eq!(found("TCP 1 Gbit/s / gotatun"), Some((3.0, true)));
         assert_eq!(found("RTT p50 us / best peer"), Some((0.9, true)));
         assert_eq!(found("TCP 1 / limit of the cipher"), Some((0.5, false)));
+        assert_eq!(found("64 B kpps with policy / without"), Some((0.9, true)));
     }
 
     #[test]

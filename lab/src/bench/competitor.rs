@@ -3,6 +3,7 @@
 use anyhow::Result;
 
 use super::nebula::Nebula;
+use super::policy;
 use crate::cluster::Cluster;
 use crate::command::HostCommand;
 use crate::competitor_tunnel::CompetitorTunnel;
@@ -12,6 +13,8 @@ use crate::stock::Stock;
 pub(super) const NETWORK: &str = "net";
 /// The name of Overlay in all tables.
 pub(super) const OVERLAY: &str = "overlay";
+/// The name of Overlay with a policy.
+pub(super) const WITH_POLICY: &str = "with policy";
 /// The name of the bare underlay.
 pub(super) const BARE: &str = "bare";
 
@@ -22,6 +25,8 @@ pub(super) enum Competitor {
     Bare,
     /// Overlay, from container to container.
     Overlay,
+    /// The same in a network with a policy of many rules.
+    WithPolicy,
     /// Another userspace WireGuard implementation, from host to host.
     Tunnel(CompetitorTunnel),
     /// Nebula, from host to host.
@@ -61,6 +66,7 @@ impl Competitor {
         match self {
             Self::Bare => BARE,
             Self::Overlay => OVERLAY,
+            Self::WithPolicy => WITH_POLICY,
             Self::Tunnel(tunnel) => tunnel.stock().program(),
             Self::Nebula(_) => Nebula::PROGRAM,
         }
@@ -70,7 +76,7 @@ impl Competitor {
     pub(super) fn program(&self) -> Option<&'static str> {
         match self {
             Self::Bare => None,
-            Self::Overlay => Some("overlayd"),
+            Self::Overlay | Self::WithPolicy => Some("overlayd"),
             Self::Tunnel(_) | Self::Nebula(_) => Some(self.name()),
         }
     }
@@ -89,6 +95,7 @@ impl Competitor {
     pub(super) fn tool(&self, cluster: &Cluster, role: &str) -> Result<HostCommand> {
         match self {
             Self::Overlay => cluster.container(0, NETWORK, role),
+            Self::WithPolicy => cluster.container(0, policy::NETWORK, role),
             Self::Bare | Self::Tunnel(_) | Self::Nebula(_) => {
                 cluster.host(0).try_command("overlay-lab")
             }
@@ -99,7 +106,7 @@ impl Competitor {
     pub(super) fn address(&self, cluster: &Cluster, role: &str) -> String {
         match self {
             Self::Bare => cluster.host(1).address().to_string(),
-            Self::Overlay => role.to_owned(),
+            Self::Overlay | Self::WithPolicy => role.to_owned(),
             Self::Tunnel(tunnel) => tunnel.address(),
             Self::Nebula(nebula) => nebula.address(),
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde::de::DeserializeOwned;
 
-use super::competitor::{Competitor, NETWORK};
+use super::competitor::Competitor;
 use super::machine::Moment;
 use super::metric::Metric;
 use super::sample::Sample;
@@ -56,11 +56,13 @@ pub(super) struct Servers {
 }
 
 impl Servers {
-    /// Starts the servers, on the far host and in containers there.
-    pub(super) fn start(cluster: &Cluster) -> Result<Self> {
+    /// Starts the servers, on the far host and in containers of these networks there.
+    pub(super) fn start(cluster: &Cluster, networks: &[&str]) -> Result<Self> {
         let mut running = Vec::new();
         for (role, tool) in [("sink", ["throughput", "serve"]), ("counter", ["flood", "serve"])] {
-            running.push(cluster.serve(1, NETWORK, role, &tool, "listening")?);
+            for network in networks {
+                running.push(cluster.serve(1, network, role, &tool, "listening")?);
+            }
             let bare = cluster.host(1).try_command("overlay-lab")?.args(tool).spawn()?;
             wait_until(PATIENCE, "a server listens", || bare.stdout().contains("listening"))?;
             running.push(bare);

@@ -5,7 +5,8 @@ use std::time::Duration;
 use super::lab;
 
 const PROGRAM: &str = "overlay-lab";
-const SHORT: [&str; 4] = ["bench", "--rounds=1", "--seconds=0.3", "--only=bare,boringtun-cli"];
+const SHORT: [&str; 5] =
+    ["bench", "--rounds=1", "--seconds=0.3", "--policy", "--only=bare,boringtun-cli"];
 
 #[test]
 fn a_short_bench_fills_its_table_and_leaves_its_machine_as_it_was() {
@@ -19,14 +20,24 @@ fn a_short_bench_fills_its_table_and_leaves_its_machine_as_it_was() {
     machine.command("rm").arg("/run/plot.svg").run().unwrap();
 
     let report: serde_json::Value = serde_json::from_str(&output.stdout).unwrap();
-    let overlay =
-        report["rows"].as_array().unwrap().iter().find(|row| row["name"] == "overlay").unwrap();
-    // A machine from which the hypervisor takes much time has samples and no medians.
-    for metric in
-        ["tcp1", "tcp4", "cost", "small", "full", "trains", "idle_median", "load_tail", "memory"]
-    {
-        let first = overlay["samples"][metric][0]["value"].as_f64();
-        assert!(first.is_some_and(|value| value > 0.0), "{metric}: {overlay}");
+    for name in ["overlay", "with policy"] {
+        let row = report["rows"].as_array().unwrap().iter().find(|row| row["name"] == name);
+        let row = row.unwrap();
+        // A machine from which the hypervisor takes much time has samples and no medians.
+        for metric in [
+            "tcp1",
+            "tcp4",
+            "cost",
+            "small",
+            "full",
+            "trains",
+            "idle_median",
+            "load_tail",
+            "memory",
+        ] {
+            let first = row["samples"][metric][0]["value"].as_f64();
+            assert!(first.is_some_and(|value| value > 0.0), "{metric}: {row}");
+        }
     }
     assert!(plot.starts_with("<svg"), "{plot}");
     before.assert_unchanged(|| machine.snapshot(&["/run", "/etc", "/var/lib"])).unwrap();
