@@ -123,18 +123,22 @@ impl Ground {
             .context("an address of the family")
     }
 
-    /// Makes TCP and UDP transfers over inner IPv4 and IPv6 in both directions, over a path that
-    /// has just become narrower.
+    /// Makes transfers over inner IPv4 and IPv6 in both directions over a path that has just become
+    /// narrower: by TCP at once, and by UDP, which does not make room for others, one by one.
     fn transfers(&self, cluster: &Cluster, path: u32, notes: &mut Notes) -> Result<()> {
         let mut worst = Duration::ZERO;
-        for (from, to) in DIRECTIONS {
-            for family in [Family::V4, Family::V6] {
-                for kind in ["throughput", "datagrams"] {
-                    let to = address_of(cluster, &format!("{to}-{kind}"), family)?;
-                    let output = client(cluster, from, kind, &to)?.run();
-                    let pause = output.and_then(|output| judged(&output));
-                    let pause =
-                        pause.with_context(|| format!("{kind} to {to}: {}", peers(cluster)))?;
+        let ways = DIRECTIONS.map(|way| [Family::V4, Family::V6].map(|family| (way, family)));
+        for (kind, at_once) in [("throughput", 4), ("datagrams", 1)] {
+            for group in ways.as_flattened().chunks(at_once) {
+                let mut running = Vec::new();
+                for ((from, to), family) in group {
+                    let address = address_of(cluster, &format!("{to}-{kind}"), *family)?;
+                    let client = client(cluster, *from, kind, &address)?.spawn()?;
+                    running.push((format!("{kind} to {address}"), client));
+                }
+                for (what, client) in running {
+                    let pause = finished(client);
+                    let pause = pause.with_context(|| format!("{what}: {}", peers(cluster)))?;
                     worst = worst.max(pause);
                 }
             }
@@ -268,7 +272,8 @@ fn client_args(kind: &str, to: &str, seconds: &str) -> Vec<String> {
 }
 
 fn client(cluster: &Cluster, from: usize, kind: &str, to: &str) -> Result<HostCommand> {
-    let command = cluster.container(from, "net", &format!("load{from}"))?;
+    let family = if to.contains(':') { 6 } else { 4 };
+    let command = cluster.container(from, "net", &format!("load{from}-v{family}"))?;
 
     Ok(command.args(client_args(kind, to, SECONDS)))
 }
