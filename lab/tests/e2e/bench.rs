@@ -6,7 +6,7 @@ use super::lab;
 
 const PROGRAM: &str = "overlay-lab";
 const SHORT: [&str; 5] =
-    ["bench", "--rounds=1", "--seconds=0.3", "--policy", "--only=bare,boringtun-cli"];
+    ["bench", "--rounds=1", "--seconds=0.3", "--policy", "--only=boringtun-cli"];
 
 #[test]
 fn a_short_bench_fills_its_table_and_leaves_its_machine_as_it_was() {
