@@ -47,8 +47,8 @@ fn document() -> String {
         // Infallible for a `String`.
         let _written = writeln!(
             text,
-            "[[rule]]\nname = \"{name}\"\nnetwork = \"{NETWORK}\"\nfrom = {from}\nto = {to}\nallow = \
-             {allow}"
+            "[[rule]]\nname = \"{name}\"\nnetwork = \"{NETWORK}\"\nfrom = {from}\nto = {to}\n\
+             allow = {allow}"
         );
     };
     for n in 1..RULES {
