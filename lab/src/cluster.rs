@@ -117,6 +117,18 @@ impl Cluster {
         serde_json::from_str(&output.stdout).with_context(|| format!("no JSON: {}", output.stdout))
     }
 
+    /// Replaces the cluster's policy from the first host by `overlayctl policy HOW`: `apply` or
+    /// `shadow`.
+    ///
+    /// # Errors
+    ///
+    /// If it is refused.
+    pub fn put_policy(&self, how: &str, document: &str) -> Result<CommandOutput> {
+        let put = self.host(0).try_command("overlayctl")?.args(["policy", how, "/dev/stdin"]);
+
+        put.input(document)?.run()
+    }
+
     /// Returns the rows of `endpoint ls` on a host.
     ///
     /// # Errors

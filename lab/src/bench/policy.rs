@@ -16,10 +16,8 @@ const LAST: &str = "last";
 /// Makes the network, with the policy.
 pub(super) fn apply(cluster: &Cluster) -> Result<()> {
     cluster.ctl(0, &["network", "create", NETWORK])?;
-    let apply = cluster.host(0).try_command("overlayctl")?.args(["policy", "apply", "/dev/stdin"]);
-    apply.input(&document())?.run()?;
 
-    Ok(())
+    cluster.put_policy("apply", &document()).map(drop)
 }
 
 /// Takes the policy away.

@@ -196,8 +196,7 @@ pub(super) fn arrived(watcher: Running) -> Result<Arrived> {
 
 /// Puts a policy in force on all hosts; its last rule is `rule`, or it has none.
 pub(super) fn enforce(cluster: &Cluster, policy: &str, rule: Option<&str>) -> Result<()> {
-    let apply = cluster.host(0).try_command("overlayctl")?.args(["policy", "apply", "/dev/stdin"]);
-    apply.input(policy)?.run()?;
+    cluster.put_policy("apply", policy)?;
     let in_force = |host| {
         let counts = cluster.ctl_json(host, &["policy", "counts"]).unwrap_or_default();
         let rows = counts.as_array().cloned().unwrap_or_default();

@@ -146,8 +146,7 @@ fn linked_networks_reach_each_other_by_name_and_unlinked_ones_do_not() {
         || !lab.reaches(2, "front", "back3.back") && !lab.reaches(0, "front", "back1.back");
     wait_until(PATIENCE, "nothing passes", is_closed).unwrap();
     lab.assert_reaches(2, "front", "front1");
-    let apply = lab.cluster.host(0).command("overlayctl").args(["policy", "apply", "/dev/stdin"]);
-    apply.input(POLICY).unwrap().run().unwrap();
+    lab.cluster.put_policy("apply", POLICY).unwrap();
     let is_open = || lab.reaches(2, "front", "back3.back") && lab.reaches(0, "front", "back1.back");
     wait_until(PATIENCE, "the rule is in force", is_open).unwrap();
     for (host, network, server) in

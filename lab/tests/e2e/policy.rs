@@ -50,8 +50,7 @@ pub(super) fn started(command: HostCommand, said: &str) -> Running {
 }
 
 pub(super) fn apply(cluster: &Cluster, policy: &str) {
-    let apply = cluster.host(0).command("overlayctl").args(["policy", "apply", "/dev/stdin"]);
-    apply.input(policy).expect("written").run().expect("applied");
+    cluster.put_policy("apply", policy).expect("applied");
 }
 
 /// Returns how many packets a counter of a host has counted in network shop.

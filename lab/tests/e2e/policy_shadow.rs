@@ -196,8 +196,7 @@ fn expected(host: usize, sent: &[Vec<Flow>]) -> Counts {
 /// Puts the policy in force, and returns what is counted of the same flows again.
 fn counted(senders: &Senders<'_>, verb: &str) -> (Vec<Counts>, Vec<Vec<Flow>>) {
     let cluster = senders.cluster;
-    let put = cluster.host(0).command("overlayctl").args(["policy", verb, "/dev/stdin"]);
-    put.input(POLICY).expect("written").run().expect("it is live");
+    cluster.put_policy(verb, POLICY).expect("it is live");
     // Counters begin anew with it, and by then it knows all containers.
     let begins = |host| {
         let counts = counts(cluster, host);
