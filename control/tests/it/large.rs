@@ -149,6 +149,30 @@ async fn watches_that_are_not_read_cost_next_to_nothing() {
     assert!(watcher.step().await.unwrap(), "others are served");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_waits_until_the_watches_that_it_does_not_read_are_closed() {
+    const WATCHES: usize = 16;
+    let (control, admin, mut hostile) = full().await;
+    let begun = Instant::now();
+
+    // Each on a connection of its own. When the first part has been read, control has the next one
+    // ready, which is larger than what it may send.
+    let mut unread = Vec::new();
+    for _ in 0..WATCHES {
+        hostile.reconnect(control.address).await;
+        let mut watcher = hostile.watch(View::default()).await.unwrap();
+        assert!(watcher.step().await.unwrap());
+        unread.push(watcher);
+    }
+
+    // Each gives way to the next, and its connection is closed a second later; four are let in at
+    // once, so the last waits three times for that.
+    let opened = begun.elapsed();
+    assert!(opened >= Duration::from_secs(2), "{WATCHES} unread watches after {opened:?}");
+    let mut watcher = admin.watch(View::default()).await.unwrap();
+    assert!(watcher.step().await.unwrap(), "others are served");
+}
+
 /// Begins a call whose request is nearly as long as it may be, and never ends.
 async fn begin_endless(channel: &mut Channel) {
     let length = u32::try_from(overlay_control::MAX_REQUEST).unwrap() - 1;
