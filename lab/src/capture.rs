@@ -1,18 +1,15 @@
 //! A capture of the frames on a lab's switch.
 
-use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
-use serde::{Deserialize, Serialize};
+use overlay_traffic::capture::{CaptureReport, READY};
 
 use crate::command::{HostCommand, Running};
-use crate::wait::wait_until;
+use crate::wait_until;
 
-/// What the tool prints once it misses no frame any more.
-pub(crate) const READY: &str = "capturing";
 /// How long a capture may take to start, or to examine the frames that are still queued.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -20,25 +17,6 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Capture {
     running: Running,
-}
-
-/// The result of a capture.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CaptureReport {
-    /// Frames seen; a frame that segmentation offload has not cut yet counts once.
-    pub frames: u64,
-    /// Their bytes.
-    pub bytes: u64,
-    /// Frames that contained the marker.
-    pub marked: u64,
-    /// Frames that contained the marker and the text that makes an exception.
-    pub excepted: u64,
-    /// Frames that contained a fragment of an IP packet.
-    pub fragments: u64,
-    /// Frames that came too fast to be examined. A proof needs 0 of them.
-    pub missed: u64,
-    /// Frames that were too long to be examined completely. A proof needs 0 of them.
-    pub truncated: u64,
 }
 
 impl Capture {
@@ -76,28 +54,5 @@ impl Capture {
 
         serde_json::from_str(&output.stdout)
             .with_context(|| format!("the capture failed: {}", output.stderr))
-    }
-}
-
-impl CaptureReport {
-    /// Returns whether every single frame was examined completely.
-    #[must_use]
-    pub fn is_complete(&self) -> bool {
-        self.missed == 0 && self.truncated == 0
-    }
-}
-
-impl fmt::Display for CaptureReport {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { frames, bytes, marked, excepted: _, fragments, missed, truncated } = self;
-        write!(formatter, "{frames} frames, {bytes} bytes, {marked} with the marker")?;
-        if *fragments > 0 {
-            write!(formatter, ", {fragments} fragments")?;
-        }
-        if !self.is_complete() {
-            write!(formatter, " ({missed} missed, {truncated} not looked at whole)")?;
-        }
-
-        Ok(())
     }
 }

@@ -11,7 +11,7 @@ use crate::daemon::Daemon;
 use crate::host::Host;
 use crate::lab::Lab;
 use crate::snapshot::Snapshot;
-use crate::wait::wait_until;
+use crate::wait_until;
 
 /// How long anything may take to start.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use crate::command::{HostCommand, Running};
 use crate::host::Host;
 use crate::tool::usage::{Usage, status_field};
-use crate::wait::wait_until;
+use crate::wait_until;
 
 /// How long a killed process may take to disappear.
 const PATIENCE: Duration = Duration::from_secs(10);

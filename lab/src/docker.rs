@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::binary::{bin, bin_dir};
 use crate::command::HostCommand;
 use crate::host::Host;
-use crate::wait::wait_until;
+use crate::wait_until;
 
 /// The name of the image on every engine.
 pub const IMAGE: &str = "my-image";

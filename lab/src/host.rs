@@ -11,7 +11,7 @@ use crate::command::{CommandOutput, HostCommand};
 use crate::process::ProcessIdentity;
 use crate::snapshot::Snapshot;
 use crate::topology::HostPlan;
-use crate::wait::wait_until;
+use crate::wait_until;
 
 /// How long a host may take until its addresses accept packets.
 const READY: Duration = Duration::from_secs(20);

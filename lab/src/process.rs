@@ -6,7 +6,8 @@ use std::io;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, poll};
+use overlay_traffic::wait::poll_timeout;
 use serde::{Deserialize, Serialize};
 
 /// Identifies a process; a later one with the same id is not mistaken for it.
@@ -87,17 +88,6 @@ impl ProcessHandle {
             }
         }
     }
-}
-
-/// Returns a timeout for poll(2): whole milliseconds, rounded up so that a short wait does not
-/// become a busy loop.
-pub(crate) fn poll_timeout(duration: Duration) -> PollTimeout {
-    PollTimeout::try_from(duration.as_micros().div_ceil(1000)).unwrap_or(PollTimeout::MAX)
-}
-
-/// Sleeps for `duration`, between two checks of a condition.
-pub(crate) fn rest(duration: Duration) {
-    let _ = poll(&mut [], poll_timeout(duration));
 }
 
 #[cfg(test)]

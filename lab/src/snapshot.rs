@@ -13,7 +13,7 @@ use crate::binary::PROGRAMS;
 use crate::namespace::within_network;
 use crate::rootfs::BASES;
 use crate::tool::processes::{pids, program};
-use crate::wait::wait_until;
+use crate::wait_until;
 
 /// The rule of a guard by which interfaces pass that the agent does not know.
 const PASSING: &str = "iifname != @guarded accept";

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 
 use crate::command::Running;
 use crate::host::Host;
-use crate::wait::wait_until;
+use crate::wait_until;
 
 /// The public keys of the private keys 0x11… and 0x22….
 const KEY1: [u8; 32] = [

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use overlay_traffic::flood;
 use serde::de::DeserializeOwned;
 
 use super::competitor::Competitor;
@@ -12,8 +13,8 @@ use super::metric::Metric;
 use super::sample::Sample;
 use crate::cluster::Cluster;
 use crate::command::{HostCommand, Running};
-use crate::tool::{flood, usage::Usage};
-use crate::wait::wait_until;
+use crate::tool::usage::Usage;
+use crate::wait_until;
 
 /// How long a competitor may take to carry its first packet, and a server to listen.
 const PATIENCE: Duration = Duration::from_secs(20);

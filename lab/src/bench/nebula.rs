@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use crate::command::Running;
 use crate::host::Host;
 use crate::stock::is_installed;
-use crate::wait::wait_until;
+use crate::wait_until;
 
 /// The folder of its files on a host; each host has a `/run` of its own.
 const FOLDER: &str = "/run/bench-nebula";

@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
+use overlay_traffic::wait::rest;
 
 use super::{MARKER, Notes, PATIENCE, kernel, kernel_at_rest, sealed};
 use crate::cluster::Cluster;
 use crate::command::Running;
-use crate::process::rest;
-use crate::wait::wait_until;
+use crate::wait_until;
 
 /// How many containers come and go at a time.
 const AT_A_TIME: u32 = 8;

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use overlay_traffic::wait::rest;
 
 use super::{Notes, PATIENCE};
 use crate::cluster::Cluster;
-use crate::process::rest;
-use crate::wait::wait_until;
+use crate::wait_until;
 
 /// How many changes are acknowledged for each kill.
 const CHANGES: u32 = 50;

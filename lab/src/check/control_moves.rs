@@ -12,7 +12,7 @@ use super::truth::{SAID, has};
 use super::{Notes, PATIENCE, ms, percentile};
 use crate::cluster::Cluster;
 use crate::lab::Lab;
-use crate::wait::wait_until;
+use crate::wait_until;
 
 /// How long nodes may take to find control at its new address.
 const BACK: Duration = Duration::from_secs(5);

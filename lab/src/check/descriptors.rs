@@ -6,7 +6,7 @@ use super::PATIENCE;
 use crate::command::Running;
 use crate::host::Host;
 use crate::tool::fill::FULL;
-use crate::wait::wait_until;
+use crate::wait_until;
 
 /// Prevents the process from opening any further file.
 pub(super) fn use_up(host: &Host, pid: i32) -> Result<()> {

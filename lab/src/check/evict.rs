@@ -5,12 +5,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
+use overlay_traffic::ping::FIRST_ANSWER;
 
 use super::{Notes, PATIENCE, PingSummary, ms};
 use crate::cluster::Cluster;
 use crate::command::Running;
-use crate::tool::ping::FIRST_ANSWER;
-use crate::wait::wait_until;
+use crate::wait_until;
 
 /// The host that is removed.
 const EVICTED: usize = 3;

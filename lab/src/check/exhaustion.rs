@@ -7,6 +7,7 @@ mod starts;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use overlay_traffic::wait::rest;
 use serde_json::Value;
 
 use self::starts::{Starting, Starts};
@@ -15,8 +16,7 @@ use super::{Notes, PATIENCE, descriptors, ms, truth};
 use crate::cluster::Cluster;
 use crate::command::Running;
 use crate::docker::{DockerDaemon, Image};
-use crate::process::rest;
-use crate::wait::wait_until;
+use crate::wait_until;
 
 /// The host whose agent is tested.
 const HOST: usize = 1;

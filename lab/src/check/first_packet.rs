@@ -8,7 +8,7 @@ use super::hostile::{addresses, arrived, enforce, refused, victim};
 use super::{Notes, PATIENCE};
 use crate::cluster::Cluster;
 use crate::command::Running;
-use crate::wait::wait_until;
+use crate::wait_until;
 
 const DENY: &str = "[network.net]\ndefault = \"deny\"\n";
 const ALLOW: &str = "[network.net]\ndefault = \"deny\"\n[[rule]]\nname = \"all\"\nfrom = \"any\"\n\

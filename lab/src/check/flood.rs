@@ -10,7 +10,7 @@ use super::{Notes, PATIENCE, ms, percentile};
 use crate::cluster::Cluster;
 use crate::command::Running;
 use crate::lab::Lab;
-use crate::wait::wait_until;
+use crate::wait_until;
 
 /// Initiations a second.
 const PPS: &str = "100000";

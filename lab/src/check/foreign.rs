@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::{MARKER, Notes, PATIENCE, PingSummary, sealed};
 use crate::cluster::Cluster;
-use crate::wait::wait_until;
+use crate::wait_until;
 
 /// The longest silence while something is restored, in milliseconds.
 const BAR_MS: f64 = 1000.0;
@@ -117,7 +117,7 @@ fn coming_and_going_is_not_healed(cluster: &Cluster, notes: &mut Notes) -> Resul
             .endpoint_names(0)
             .is_ok_and(|names| !names.iter().any(|name| name.starts_with("brief")))
     })?;
-    crate::process::rest(Duration::from_secs(1));
+    overlay_traffic::wait::rest(Duration::from_secs(1));
     let counted = healed(cluster)?;
     ensure!(counted == 0, "{CONTAINERS} containers came and went: {counted} differences healed");
 
@@ -178,7 +178,7 @@ fn injure(cluster: &Cluster, what: &str, script: &str, notes: &mut Notes) -> Res
             .is_ok_and(|list| list.to_string().contains("\"pinger\""))
             || !ping.is_running()
     })?;
-    crate::process::rest(Duration::from_millis(200));
+    overlay_traffic::wait::rest(Duration::from_millis(200));
 
     inside(cluster, script).with_context(|| what.to_owned())?;
 

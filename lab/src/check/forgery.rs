@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
+use overlay_traffic::capture::{CaptureReport, READY};
 
 use super::{Notes, PATIENCE};
-use crate::capture::CaptureReport;
 use crate::cluster::Cluster;
 use crate::command::Running;
-use crate::wait::wait_until;
+use crate::wait_until;
 
 /// The payload of every forged packet.
 const FORGED: &str = "i-am-somebody-else";
@@ -97,7 +97,7 @@ fn victim(cluster: &Cluster) -> Result<Running> {
     let capture = ["capture", "--interface", "eth0", "--incoming", "--json", "--marker", FORGED];
     let mut running = cluster.container(1, "net", "victim")?.args(capture).spawn()?;
     wait_until(PATIENCE, "the victim listens", || {
-        running.stderr().contains(crate::capture::READY) || !running.is_running()
+        running.stderr().contains(READY) || !running.is_running()
     })?;
     ensure!(running.is_running(), "the victim ended: {}", running.stderr());
 

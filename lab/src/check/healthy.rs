@@ -7,12 +7,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use overlay_traffic::wait::rest;
 
 use super::Notes;
 use crate::cluster::Cluster;
 use crate::command::Running;
 use crate::host::Host;
-use crate::process::rest;
 
 /// The number of hosts.
 const HOSTS: usize = 8;

@@ -4,12 +4,12 @@
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
+use overlay_traffic::hostile::{Arrived, READY, Sent};
 
 use super::{Notes, PATIENCE};
 use crate::cluster::Cluster;
 use crate::command::Running;
-use crate::tool::hostile::{Arrived, READY, Sent};
-use crate::wait::wait_until;
+use crate::wait_until;
 
 /// The network of attacker and victims, which has both families.
 pub(super) const NETWORK: &str = "net";

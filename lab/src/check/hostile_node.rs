@@ -13,16 +13,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
+use overlay_traffic::questions::ASKING;
+use overlay_traffic::wait::rest;
 
 use self::commands::Commands;
 use self::costs::Costs;
 use super::{Notes, PATIENCE, ms, percentile};
 use crate::cluster::Cluster;
 use crate::command::Running;
-use crate::process::rest;
 use crate::tool::hostile_node::{ATTACKING, BAIT, Tally};
-use crate::tool::questions::ASKING;
-use crate::wait::wait_until;
+use crate::wait_until;
 
 /// The honest hosts that are there all the time; the first has control.
 const HONEST: usize = 3;

@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
+use overlay_traffic::wait::rest;
 
 use super::{Notes, PATIENCE};
 use crate::cluster::Cluster;
 use crate::command::Running;
 use crate::daemon::Daemon;
-use crate::process::rest;
-use crate::wait::wait_until;
+use crate::wait_until;
 
 /// The numbers of networks that are tried before the number asked for.
 const STEPS: [u32; 3] = [20, 60, 100];

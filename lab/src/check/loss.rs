@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::{MARKER, Notes, PATIENCE, PingSummary, ms, sealed};
 use crate::cluster::Cluster;
-use crate::wait::wait_until;
+use crate::wait_until;
 
 /// The loss in percent, in each direction.
 const LOSSES: [u32; 5] = [1, 5, 10, 20, 30];

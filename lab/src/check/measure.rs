@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use overlay_traffic::ping::Silence;
 
 use super::notes::Notes;
 use crate::capture::Capture;
@@ -10,7 +11,6 @@ use crate::cluster::Cluster;
 use crate::command::HostCommand;
 use crate::lab::Lab;
 use crate::snapshot::Snapshot;
-use crate::tool::ping::Silence;
 
 /// A payload that must not be readable between hosts.
 pub(crate) const MARKER: &str = "this-must-not-be-readable";

@@ -13,7 +13,7 @@ use crate::cluster::Cluster;
 use crate::command::Running;
 use crate::daemon::Daemon;
 use crate::tool::crowd::{CrowdReport, PREFIX};
-use crate::wait::wait_until;
+use crate::wait_until;
 
 /// How many known peers there are in a round for each one in use.
 const KNOWN_PER_ROUND: usize = 20;

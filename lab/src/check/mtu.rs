@@ -8,13 +8,13 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use overlay_traffic::wait::rest;
 
 use super::{Notes, ms};
 use crate::capture::Capture;
 use crate::cluster::Cluster;
 use crate::command::{CommandOutput, HostCommand, Running};
 use crate::lab::Lab;
-use crate::process::rest;
 
 /// The MTU of the hosts' own links.
 const LINK: u32 = 9000;

@@ -9,7 +9,7 @@ use super::truth::{GONE, SAID, ask, has, told};
 use super::{Notes, ms};
 use crate::cluster::Cluster;
 use crate::lab::Lab;
-use crate::wait::wait_until;
+use crate::wait_until;
 
 pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     let lab = Lab::builder(3).routed().ipv6(None).start()?;

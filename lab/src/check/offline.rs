@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 
 use super::{MARKER, Notes, PATIENCE, ms, unreadable};
 use crate::cluster::Cluster;
-use crate::wait::wait_until;
+use crate::wait_until;
 
 /// How long traffic may take to be back after both agents were killed.
 const BAR: Duration = Duration::from_secs(2);

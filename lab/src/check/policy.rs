@@ -11,7 +11,7 @@ use super::hostile::{addresses, enforce};
 use super::{Notes, PATIENCE, ms, percentile};
 use crate::cluster::Cluster;
 use crate::command::Running;
-use crate::wait::wait_until;
+use crate::wait_until;
 
 const HOSTS: usize = 3;
 /// How often the policy changes.

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
+use overlay_traffic::wait::rest;
 
 use super::{MARKER, Notes, PATIENCE, PingSummary, kernel, kernel_at_rest, unreadable};
 use crate::cluster::Cluster;
-use crate::process::rest;
 
 /// The longest silence of the ping, in milliseconds: for 95 of 100 kills, and for all.
 const P95_MS: f64 = 1000.0;

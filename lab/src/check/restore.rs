@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use super::{Notes, PATIENCE, ms};
 use crate::cluster::Cluster;
 use crate::command::Running;
-use crate::wait::wait_until;
+use crate::wait_until;
 
 /// How long it may take until all nodes see what control has.
 const BAR: Duration = Duration::from_secs(5);

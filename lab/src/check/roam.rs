@@ -5,13 +5,13 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use overlay_traffic::wait::rest;
 
 use super::traffic::{self, HEAVY, Marks, Sink, Traffic};
 use super::{Notes, PATIENCE};
 use crate::cluster::Cluster;
 use crate::lab::Lab;
-use crate::process::rest;
-use crate::wait::wait_until;
+use crate::wait_until;
 
 /// The longest silence, in milliseconds.
 pub(super) const BAR_MS: f64 = 1000.0;

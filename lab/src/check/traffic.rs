@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use super::{Notes, PATIENCE, PingSummary, median};
 use crate::cluster::Cluster;
 use crate::command::Running;
-use crate::wait::wait_until;
+use crate::wait_until;
 
 /// The network and the name of a throughput server's container.
 pub(super) struct Sink<'a> {
@@ -146,7 +146,7 @@ pub(super) fn judge(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tool::ping::Silence;
+    use overlay_traffic::ping::Silence;
 
     #[test]
     fn each_silence_counts_for_what_was_done_before_or_during_it() {

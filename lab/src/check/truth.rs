@@ -7,13 +7,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use overlay_core::instant::rfc3339;
+use overlay_traffic::wait::rest;
 use serde_json::Value;
 
 use super::{Notes, PATIENCE, PingSummary, descriptors, ms};
 use crate::cluster::Cluster;
 use crate::command::Running;
-use crate::process::rest;
-use crate::wait::wait_until;
+use crate::wait_until;
 
 /// How soon a fault must be reported, and how soon the report must be withdrawn.
 pub(super) const SAID: Duration = Duration::from_secs(10);

@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
+use overlay_traffic::flows::Summary;
+use overlay_traffic::wait::rest;
 
 use super::{Notes, PATIENCE, kernel, kernel_at_rest, median};
 use crate::binary;
 use crate::cluster::Cluster;
 use crate::command::Running;
-use crate::process::rest;
-use crate::tool::flows::Summary;
-use crate::wait::wait_until;
+use crate::wait_until;
 
 /// How far a datagram may be overtaken: what the replay window of a session allows.
 const WINDOW: u32 = 8_192;

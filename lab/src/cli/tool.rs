@@ -5,14 +5,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Subcommand;
+use overlay_traffic::{
+    capture, datagrams, fetch, flood, flows, forge, hostile, http_server, initiations, ping,
+    questions, throughput,
+};
 
 use crate::lab::Lab;
 use crate::snapshot::Snapshot;
-use crate::tool::{
-    capture, change, crowd, datagrams, fetch, fill, flood, flows, forge, hostile, hostile_node,
-    http_server, initiations, ping, plugin, processes, questions, successor, throughput, uapi,
-    usage,
-};
+use crate::supervisor::BRIDGE;
+use crate::tool::{change, crowd, fill, hostile_node, plugin, processes, successor, uapi, usage};
 
 /// Where the agent pins the namespaces of its networks.
 const PINNED: &str = "/run/overlay/netns";
@@ -229,7 +230,7 @@ impl Tool {
             Self::Usage { program, pid } => usage::print(program.as_deref(), pid),
             Self::QueueLen { name, packets } => change::queue_len(&name, packets),
             Self::PathMtu { link, address, mtu } => change::path_mtu(&link, address, mtu),
-            Self::Capture(options) => capture::run(&options),
+            Self::Capture(options) => capture::run(&options, BRIDGE),
             Self::Plugin { tool } => plugin::run(&tool),
             Self::Hold { hosts } => hold(hosts),
             Self::Pids { program } => processes::print_pids(&program),

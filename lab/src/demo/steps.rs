@@ -11,7 +11,7 @@ use crate::command::{HostCommand, Running};
 use crate::daemon::Daemon;
 use crate::host::Host;
 use crate::lab::Lab;
-use crate::wait::wait_until;
+use crate::wait_until;
 
 const NETWORK: &str = "demo-net";
 /// A payload that must never be seen on the wire between the hosts.

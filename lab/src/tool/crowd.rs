@@ -15,12 +15,13 @@ use anyhow::{Context, Result};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use overlay_core::{Name, View};
 use overlay_proto::JoinLine;
+use overlay_traffic::signal::stop_on_signal;
 use serde::{Deserialize, Serialize};
 
 use self::carrier::Carrier;
 use self::node::{NodePlan, SimulatedNode};
 pub(crate) use self::node::{PREFIX, find};
-use super::{raise_descriptor_limit, stop_on_signal};
+use super::raise_descriptor_limit;
 
 /// How many nodes join, or open their watch, at a time.
 const AT_ONCE: usize = 16;

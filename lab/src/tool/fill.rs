@@ -10,9 +10,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-
-use super::{is_stopped, stop_on_signal};
-use crate::process::rest;
+use overlay_traffic::signal::{is_stopped, stop_on_signal};
+use overlay_traffic::wait::rest;
 
 /// The output once no descriptor is free.
 pub(crate) const FULL: &str = "full";

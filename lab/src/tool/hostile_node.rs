@@ -18,12 +18,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use overlay_core::Name;
 use overlay_proto::JoinLine;
+use overlay_traffic::signal::stop_on_signal;
 
 use self::attacker::Attacker;
 use self::strangers::Strangers;
 pub(crate) use self::tally::Tally;
 use super::enrolled_node::EnrolledNode;
-use super::{raise_descriptor_limit, stop_on_signal};
+use super::raise_descriptor_limit;
 
 /// The output once the attack goes on.
 pub(crate) const ATTACKING: &str = "attacking";

@@ -159,7 +159,7 @@ mod tests {
         let own = i32::try_from(std::process::id()).unwrap();
         let before = of(&[own]).unwrap();
 
-        crate::process::rest(Duration::from_millis(1));
+        overlay_traffic::wait::rest(Duration::from_millis(1));
 
         assert!(of(&[own]).unwrap().waits_since(&before) > 0);
         assert_eq!(before.waits_since(&before), 0);

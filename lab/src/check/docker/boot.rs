@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use super::pair::{BEHIND, Pair, Relay};
 use crate::check::{Notes, ms, percentile};
 use crate::docker::IMAGE;
-use crate::wait::wait_until;
+use crate::wait_until;
 
 /// How much longer the boot may take than with a working agent.
 const BAR: Duration = Duration::from_secs(1);

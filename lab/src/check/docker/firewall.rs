@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::pair::Pair;
 use crate::check::{Notes, PATIENCE};
-use crate::wait::wait_until;
+use crate::wait_until;
 
 /// How soon names must work again after the rules inside a container were flushed, in milliseconds.
 const HEALED_MS: u128 = 1_000;

@@ -2,6 +2,7 @@
 //! whose addresses Docker gives, and on those whose addresses we give.
 
 use anyhow::{Result, ensure};
+use overlay_traffic::hostile::READY;
 
 use super::pair::Pair;
 use crate::check::hostile::{self, Ground, NETWORK, PREFIXES};
@@ -9,8 +10,7 @@ use crate::check::{Notes, PATIENCE};
 use crate::cluster::Cluster;
 use crate::command::Running;
 use crate::docker::IMAGE;
-use crate::tool::hostile::READY;
-use crate::wait::wait_until;
+use crate::wait_until;
 
 /// The containers of an attack.
 const CONTAINERS: [(usize, &str); 5] =

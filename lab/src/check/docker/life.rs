@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use overlay_traffic::wait::rest;
 
 use super::pair::{BEHIND, PLUGIN, Pair, Relay};
 use crate::check::{Notes, PATIENCE, ms, percentile};
 use crate::docker::IMAGE;
-use crate::process::rest;
 use crate::tool::plugin::Answered;
-use crate::wait::wait_until;
+use crate::wait_until;
 
 /// One container in so many is killed.
 const KILLED: u32 = 10;

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::pair::{Pair, Relay};
 use crate::check::{Notes, PATIENCE, ms};
-use crate::wait::wait_until;
+use crate::wait_until;
 
 /// The calls by which Docker says that an endpoint is gone.
 const FAREWELL: [&str; 3] =

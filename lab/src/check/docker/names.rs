@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use super::pair::Pair;
 use crate::check::{Notes, PATIENCE};
 use crate::docker::IMAGE;
-use crate::wait::wait_until;
+use crate::wait_until;
 
 /// A name that only Docker's own resolver can forward, to the host's name server.
 const ELSEWHERE: &str = "elsewhere.example";

@@ -7,7 +7,7 @@ use super::pair::Pair;
 use crate::capture::Capture;
 use crate::check::{Notes, PATIENCE};
 use crate::docker::IMAGE;
-use crate::wait::wait_until;
+use crate::wait_until;
 
 /// The number of networks.
 const NETWORKS: usize = 8;

@@ -11,7 +11,7 @@ use crate::command::Running;
 use crate::docker::{DockerDaemon, IMAGE, Image};
 use crate::lab::Lab;
 use crate::tool::plugin::{Answered, READY};
-use crate::wait::wait_until;
+use crate::wait_until;
 
 /// Where an engine looks for the plugin's socket.
 pub(super) const PLUGIN: &str = "/run/docker/plugins/overlay-wg.sock";

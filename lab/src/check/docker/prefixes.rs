@@ -10,7 +10,7 @@ use ipnet::Ipv4Net;
 use super::pair::Pair;
 use crate::check::{Notes, PATIENCE, ms, percentile};
 use crate::docker::IMAGE;
-use crate::wait::wait_until;
+use crate::wait_until;
 
 /// How soon other hosts must know about a bridge, and about its removal.
 const SOON: Duration = Duration::from_secs(1);

@@ -12,7 +12,7 @@ use crate::check::{Notes, PATIENCE};
 use crate::cluster::Cluster;
 use crate::lab::Lab;
 use crate::tool::plugin::{Answered, Call};
-use crate::wait::wait_until;
+use crate::wait_until;
 
 /// The calls of engine 20.10.24 in the life of a replica with one container, with a placeholder for
 /// the network's id.

@@ -4,12 +4,12 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use overlay_traffic::wait::rest;
 use serde_json::Value;
 
 use super::pair::Pair;
 use crate::check::{Notes, PATIENCE, ms};
-use crate::process::rest;
-use crate::wait::wait_until;
+use crate::wait_until;
 
 /// One round in so many also tries a removal.
 const REMOVALS: u32 = 5;

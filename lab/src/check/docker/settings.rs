@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::pair::Pair;
 use crate::check::{Notes, PATIENCE};
 use crate::docker::IMAGE;
-use crate::wait::wait_until;
+use crate::wait_until;
 
 pub(in crate::check) fn run(_: u32, notes: &mut Notes) -> Result<()> {
     let pair = Pair::new(notes, false)?;

@@ -10,7 +10,7 @@ use super::pair::{Pair, Relay};
 use crate::check::{Notes, PATIENCE};
 use crate::command::Running;
 use crate::docker::{IMAGE, Image};
-use crate::wait::wait_until;
+use crate::wait_until;
 
 /// How long answers are held in the first stage: longer than anything of ours may assume.
 const HELD: Duration = Duration::from_secs(14);

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use super::pair::Pair;
 use crate::check::{Notes, PATIENCE, ms, percentile};
 use crate::docker::IMAGE;
-use crate::wait::wait_until;
+use crate::wait_until;
 
 /// How soon another host must know of a change.
 const SOON: Duration = Duration::from_secs(1);

@@ -9,7 +9,7 @@ use anyhow::Result;
 use super::pair::Pair;
 use crate::check::{Notes, PATIENCE, median, throughput};
 use crate::docker::IMAGE;
-use crate::wait::wait_until;
+use crate::wait_until;
 
 /// How many seconds each measurement takes.
 const SECONDS: &str = "2";

@@ -10,7 +10,7 @@ use crate::check::upgrade::upgrade;
 use crate::check::{Notes, PATIENCE, ms, percentile};
 use crate::command::Running;
 use crate::docker::IMAGE;
-use crate::wait::wait_until;
+use crate::wait_until;
 
 /// The file by which those at work are told to finish.
 const FINISH: &str = "/run/finish";

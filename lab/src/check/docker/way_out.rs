@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use super::pair::Pair;
 use crate::check::{Notes, PATIENCE};
 use crate::docker::IMAGE;
-use crate::wait::wait_until;
+use crate::wait_until;
 
 /// The sizes of the transfers in bytes: one packet, one that segmentation cuts, and one that is
 /// long enough for the window to open.

@@ -7,11 +7,11 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use overlay_traffic::wait::rest;
 
 use crate::command::CommandOutput;
 use crate::docker::{DockerDaemon, IMAGE};
 use crate::host::Host;
-use crate::process::rest;
 
 /// The network that Docker's containers are on.
 pub(super) const DOCKER_NETWORK: &str = "dnet";

@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use overlay_traffic::wait::rest;
 
 use crate::check::{Notes, ms, percentile};
 use crate::cluster::Cluster;
-use crate::process::rest;
 
 /// The pause between two turns: the commands are to be a load of honest hosts, not another flood.
 const PAUSE: Duration = Duration::from_millis(200);

@@ -13,10 +13,11 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use overlay_core::{Member, NetworkId, PublicKey, View};
 use overlay_dataplane::{Engine, EngineConfig, LaneId, NetworkTable, PeerLane, PeerTable, Tables};
+use overlay_traffic::icmp;
+use overlay_traffic::signal::is_stopped;
+use overlay_traffic::wait::poll_timeout;
 
 use super::node::{PREFIX, SimulatedNode};
-use crate::process::poll_timeout;
-use crate::tool::{icmp, is_stopped};
 
 /// The largest inner packet in bytes, as agents have it on an underlay with an MTU of 1,500 bytes.
 const MTU: u16 = 1408;

@@ -7,6 +7,7 @@ use anyhow::Result;
 use overlay_core::{Name, Network};
 use overlay_proto::v1;
 use overlay_proto::v1::control_client::ControlClient;
+use overlay_traffic::signal::is_stopped;
 use tokio::sync::Mutex;
 use tokio::time::{sleep, timeout};
 use tonic::transport::Channel;
@@ -15,7 +16,6 @@ use tonic::{Code, Status};
 use super::{Options, Tally, requests};
 use crate::tool::crowd;
 use crate::tool::enrolled_node::EnrolledNode;
-use crate::tool::is_stopped;
 
 /// How long an answer is waited for.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -9,6 +9,7 @@ use anyhow::Result;
 use futures_util::{StreamExt as _, stream};
 use overlay_proto::v1::enrollment_client::EnrollmentClient;
 use overlay_proto::{JoinLine, v1};
+use overlay_traffic::signal::is_stopped;
 use rcgen::{CertificateParams, KeyPair};
 use tokio::net::TcpStream;
 use tokio::time::{sleep_until, timeout};
@@ -16,7 +17,6 @@ use tonic::transport::Channel;
 
 use super::Tally;
 use crate::tool::enrolled_node;
-use crate::tool::is_stopped;
 
 /// The seconds for which connections are made at once.
 const BURST: u32 = 5;

@@ -1,4 +1,4 @@
-//! `overlay-lab forge`: sends UDP packets with any source address, to show that they do not arrive.
+//! `forge`: sends UDP packets with any source address, to show that they do not arrive.
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
@@ -12,7 +12,7 @@ const UDP: usize = 8;
 
 /// Options of `forge`.
 #[derive(Clone, Debug, clap::Args)]
-pub(crate) struct Options {
+pub struct Options {
     /// Source address to forge
     #[arg(long)]
     from: Ipv4Addr,
@@ -33,7 +33,7 @@ pub(crate) struct Options {
 ///
 /// If there is no permission to send raw packets.
 #[expect(clippy::print_stdout, reason = "this is a command line")]
-pub(crate) fn run(options: &Options) -> Result<()> {
+pub fn run(options: &Options) -> Result<()> {
     let raw = Protocol::from(libc::IPPROTO_RAW);
     let socket = Socket::new(Domain::IPV4, Type::RAW, Some(raw))
         .context("cannot open a raw socket (are you root?)")?;

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::tool::icmp::checksum;
+use crate::icmp::checksum;
 
 /// A hardware address.
 pub(super) type Mac = [u8; 6];

@@ -1,4 +1,4 @@
-//! `overlay-lab ping`: ICMP echoes, with loss, round-trip times and the longest silence.
+//! `ping`: ICMP echoes, with loss, round-trip times and the longest silence.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -11,14 +11,16 @@ use nix::libc::MSG_DONTWAIT;
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use super::{icmp, is_stopped, resolve, stop_on_signal};
+use crate::connection::resolve;
+use crate::icmp;
+use crate::signal::{is_stopped, stop_on_signal};
 
 /// How long resolving the name may take.
 const RESOLVE: Duration = Duration::from_secs(10);
 
 /// Options of `ping`.
 #[derive(Clone, Debug, clap::Args)]
-pub(crate) struct Options {
+pub struct Options {
     /// Address or name to ping
     target: String,
     /// Number of echoes; 0 continues until interrupted
@@ -55,7 +57,7 @@ pub(crate) struct Options {
 /// # Errors
 ///
 /// If the target cannot be resolved or sent to, or nothing answers at all.
-pub(crate) fn run(options: &Options) -> Result<()> {
+pub fn run(options: &Options) -> Result<()> {
     let addresses = resolve(&options.target, RESOLVE)?;
     let to = addresses.into_iter().find(|address| address.is_ipv6() || !options.ipv6);
     let to = to.with_context(|| format!("{} has no IPv6 address", options.target))?;
@@ -73,7 +75,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 }
 
 /// What is said beside the figures once the echoes flow.
-pub(crate) const FIRST_ANSWER: &str = "the first answer came";
+pub const FIRST_ANSWER: &str = "the first answer came";
 
 struct Pinger<'a> {
     socket: Socket,
@@ -269,11 +271,11 @@ struct Summary {
 
 /// A time without an answer.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Silence {
+pub struct Silence {
     /// When it began, in milliseconds since 1970.
-    pub(crate) since_unix_ms: f64,
+    pub since_unix_ms: f64,
     /// How long it was, in milliseconds.
-    pub(crate) ms: f64,
+    pub ms: f64,
 }
 
 /// Lists the times between two answers, each with its beginning. When echoes were sent after the

@@ -1,4 +1,4 @@
-//! `overlay-lab serve-http`: a small, real HTTP/1.1 server.
+//! `serve-http`: a small, real HTTP/1.1 server.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Options of `serve-http`.
 #[derive(Clone, Debug, clap::Args)]
-pub(crate) struct Options {
+pub struct Options {
     /// Address and port to listen on
     #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:8080")]
     listen: SocketAddr,
@@ -34,7 +34,7 @@ pub(crate) struct Options {
 ///
 /// If the address cannot be listened on.
 #[expect(clippy::print_stdout, reason = "this is a command line")]
-pub(crate) fn run(options: &Options) -> Result<()> {
+pub fn run(options: &Options) -> Result<()> {
     let listener = TcpListener::bind(options.listen)
         .with_context(|| format!("cannot listen on {}", options.listen))?;
     let name = options.name.clone().unwrap_or_else(own_name);

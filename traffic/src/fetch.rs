@@ -1,4 +1,4 @@
-//! `overlay-lab fetch`: gets a page over HTTP, resolving names as any program on the host would.
+//! `fetch`: gets a page over HTTP, resolving names as any program on the host would.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::{connect, resolve};
+use crate::connection::{connect, resolve};
 
 /// Options of `fetch`.
 #[derive(Clone, Debug, clap::Args)]
-pub(crate) struct Options {
+pub struct Options {
     /// Page to get: http://HOST/PATH, or http://HOST:PORT/PATH
     url: Url,
     /// Seconds that it may take in all
@@ -30,7 +30,7 @@ pub(crate) struct Options {
 ///
 /// If the name is unknown, nothing answers in time, or the status is not 2xx.
 #[expect(clippy::print_stderr, reason = "this is a command line")]
-pub(crate) fn run(options: &Options) -> Result<()> {
+pub fn run(options: &Options) -> Result<()> {
     let start = Instant::now();
     let body = fetch(
         &options.url,
@@ -47,7 +47,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 /// A plain HTTP address.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Url {
+pub struct Url {
     host: String,
     port: u16,
     path: String,

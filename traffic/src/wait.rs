@@ -3,8 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-
-use crate::process::rest;
+use nix::poll::{PollTimeout, poll};
 
 /// The time between two checks: short compared to what tests measure, long compared to a check.
 const INTERVAL: Duration = Duration::from_millis(20);
@@ -29,6 +28,17 @@ pub fn wait_until(
         }
         rest(INTERVAL);
     }
+}
+
+/// Returns a timeout for poll(2): whole milliseconds, rounded up so that a short wait does not
+/// become a busy loop.
+pub fn poll_timeout(duration: Duration) -> PollTimeout {
+    PollTimeout::try_from(duration.as_micros().div_ceil(1000)).unwrap_or(PollTimeout::MAX)
+}
+
+/// Sleeps for `duration`, between two checks of a condition.
+pub fn rest(duration: Duration) {
+    let _ = poll(&mut [], poll_timeout(duration));
 }
 
 #[cfg(test)]

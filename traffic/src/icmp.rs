@@ -16,7 +16,7 @@ const ICMP: u8 = 1;
 
 /// Writes an echo request. For IPv6 the kernel fills in the checksum, which covers addresses that
 /// are not known here.
-pub(crate) fn request(to: IpAddr, id: u16, sequence: u16, payload: &[u8]) -> Vec<u8> {
+pub fn request(to: IpAddr, id: u16, sequence: u16, payload: &[u8]) -> Vec<u8> {
     let kind = if to.is_ipv4() { ECHO_REQUEST_V4 } else { ECHO_REQUEST_V6 };
     let mut message = vec![kind, 0, 0, 0];
     message.extend(id.to_be_bytes());
@@ -32,7 +32,7 @@ pub(crate) fn request(to: IpAddr, id: u16, sequence: u16, payload: &[u8]) -> Vec
 
 /// Returns the sequence number of an echo reply that answers `id` and contains `payload`; `None`
 /// for anything else. Raw IPv4 sockets deliver the IP header, too.
-pub(crate) fn reply(from: IpAddr, id: u16, payload: &[u8], received: &[u8]) -> Option<u16> {
+pub fn reply(from: IpAddr, id: u16, payload: &[u8], received: &[u8]) -> Option<u16> {
     let message = if from.is_ipv4() { skip_ipv4_header(received)? } else { received };
     let (header, rest) = message.split_at_checked(HEADER)?;
     let kind = if from.is_ipv4() { ECHO_REPLY_V4 } else { ECHO_REPLY_V6 };
@@ -42,7 +42,7 @@ pub(crate) fn reply(from: IpAddr, id: u16, payload: &[u8], received: &[u8]) -> O
 }
 
 /// Returns the answer to an IPv4 packet that is an echo request; `None` for anything else.
-pub(crate) fn answer(packet: &[u8]) -> Option<Vec<u8>> {
+pub fn answer(packet: &[u8]) -> Option<Vec<u8>> {
     let header = usize::from(packet.first()? & 0x0F) * 4;
     let is_request = packet[0] >> 4 == 4
         && packet.get(PROTOCOL) == Some(&ICMP)
@@ -71,7 +71,7 @@ fn skip_ipv4_header(packet: &[u8]) -> Option<&[u8]> {
 }
 
 /// The Internet's checksum (RFC 1071).
-pub(in crate::tool) fn checksum(message: &[u8]) -> u16 {
+pub(crate) fn checksum(message: &[u8]) -> u16 {
     let sum: u32 = message
         .chunks(2)
         .map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)))

@@ -1,4 +1,4 @@
-//! `overlay-lab flood`: how many datagrams of one size arrive per second with less than 1 % loss.
+//! `flood`: how many datagrams of one size arrive per second with less than 1 % loss.
 //!
 //! The sender sends at some rate for a moment, asks how many arrived, and searches for the highest
 //! rate with almost no loss. With `--trains` it passes up to 64 datagrams to the system per call,
@@ -13,8 +13,9 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::socket::{setsockopt, sockopt};
 use serde::{Deserialize, Serialize};
 
-use super::search::{RateResult, Search};
-use super::{is_stopped, resolve, stop_on_signal};
+use crate::connection::resolve;
+use crate::search::{RateResult, Search};
+use crate::signal::{is_stopped, stop_on_signal};
 
 /// The header: the number of the step, the kind of the datagram, and the size of each datagram.
 const HEADER: usize = 8;
@@ -37,7 +38,7 @@ const WARM_UP: (f64, Duration) = (2000.0, Duration::from_millis(300));
 
 /// The two ends.
 #[derive(Clone, Debug, clap::Subcommand)]
-pub(crate) enum End {
+pub enum End {
     /// Receive and count, until killed
     Serve {
         /// Address and port to listen on; trains are received on the port after it
@@ -50,7 +51,7 @@ pub(crate) enum End {
 
 /// Options of `flood client`.
 #[derive(Clone, Debug, clap::Args)]
-pub(crate) struct Options {
+pub struct Options {
     /// Address or name of the other end
     host: String,
     /// Its port
@@ -72,15 +73,15 @@ pub(crate) struct Options {
 
 /// The result of a client.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub(crate) struct Summary {
+pub struct Summary {
     /// The payload of each datagram, in bytes.
-    pub(crate) size: u16,
+    pub size: u16,
     /// The highest rate that arrived with less than 1 % loss.
-    pub(crate) datagrams_per_second: f64,
+    pub datagrams_per_second: f64,
     /// The same rate, as payload.
-    pub(crate) gbit_per_second: f64,
+    pub gbit_per_second: f64,
     /// How many steps the search took.
-    pub(crate) steps: u32,
+    pub steps: u32,
 }
 
 /// Runs one end.
@@ -88,7 +89,7 @@ pub(crate) struct Summary {
 /// # Errors
 ///
 /// If there is no socket, or nothing answers.
-pub(crate) fn run(end: &End) -> Result<()> {
+pub fn run(end: &End) -> Result<()> {
     match end {
         End::Serve { listen } => serve(*listen),
         End::Client(options) => client(options),

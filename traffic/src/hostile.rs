@@ -1,9 +1,9 @@
-//! `overlay-lab hostile`: a container that attacks others by raw frames, one attack a signal, and
+//! `hostile`: a container that attacks others by raw frames, one attack a signal, and
 //! its counterpart that counts which of them arrive.
 
 mod attacks;
 mod packet;
-mod storm;
+pub mod storm;
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -22,12 +22,12 @@ use nix::sys::socket::{
 };
 
 use self::attacks::{Attack, MARKER, Scene};
-use crate::process::poll_timeout;
-use crate::tool::{is_stopped, stop_on_signal};
+use crate::signal::{is_stopped, stop_on_signal};
+use crate::wait::poll_timeout;
 use crate::wait::wait_until;
 
 /// What an attacker or a watcher says once it is ready.
-pub(crate) const READY: &str = "ready";
+pub const READY: &str = "ready";
 const LINK: &str = "eth0";
 /// How long the gateway may take to answer what it must not answer.
 const ANSWERS: Duration = Duration::from_millis(150);
@@ -39,7 +39,7 @@ const AT_ONCE: usize = 1_000;
 
 /// What it does.
 #[derive(Clone, Debug, clap::Subcommand)]
-pub(crate) enum HostileTool {
+pub enum HostileTool {
     /// Attack; each SIGUSR1 lets the next attack begin
     Attack(Options),
     /// Count the frames of attacks that come in, until stopped
@@ -50,7 +50,7 @@ pub(crate) enum HostileTool {
 
 /// Options of `hostile attack`.
 #[derive(Clone, Debug, clap::Args)]
-pub(crate) struct Options {
+pub struct Options {
     /// A container on the same host, by its addresses of both families
     #[arg(long, num_args = 2)]
     near: Vec<IpAddr>,
@@ -73,29 +73,30 @@ pub(crate) struct Options {
 
 /// What one attack sent, as a line of JSON.
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
-pub(crate) struct Sent {
-    pub(crate) name: String,
+pub struct Sent {
+    /// The name of the attack.
+    pub name: String,
     /// The counter that counts it.
-    pub(crate) counter: String,
+    pub counter: String,
     /// Frames that were sent.
-    pub(crate) sent: u64,
+    pub sent: u64,
     /// How many the counter must count at the least.
-    pub(crate) counts: u64,
+    pub counts: u64,
     /// Answers of the gateway that it must not give.
-    pub(crate) answers: u64,
+    pub answers: u64,
     /// The number that is in its frames.
-    pub(crate) number: usize,
+    pub number: usize,
 }
 
 /// How many frames of each attack have arrived, by its number.
-pub(crate) type Arrived = BTreeMap<u8, u64>;
+pub type Arrived = BTreeMap<u8, u64>;
 
 /// Runs it.
 ///
 /// # Errors
 ///
 /// If there is no permission to send or capture raw frames.
-pub(crate) fn run(tool: &HostileTool) -> Result<()> {
+pub fn run(tool: &HostileTool) -> Result<()> {
     match tool {
         HostileTool::Attack(options) => attack(options),
         HostileTool::Watch => watch(),

@@ -1,4 +1,4 @@
-//! `overlay-lab initiations`: a flood of WireGuard handshake initiations from random addresses, as
+//! `initiations`: a flood of WireGuard handshake initiations from random addresses, as
 //! valid as an outsider can make them: everything that needs no secret is correct (WireGuard paper,
 //! sections 5.4.2 and 5.4.4), everything else is random.
 
@@ -16,7 +16,7 @@ use overlay_core::PublicKey;
 use rand::{Rng as _, RngExt as _};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::process::rest;
+use crate::wait::rest;
 
 /// The length of an initiation, and of the part that its first MAC covers, in bytes.
 const INITIATION: usize = 148;
@@ -35,7 +35,7 @@ const SOURCES_MASK: u32 = 0x0001_FFFF;
 
 /// Options of `initiations`.
 #[derive(Clone, Debug, clap::Args)]
-pub(crate) struct Options {
+pub struct Options {
     /// Public key that they are made for, in base64
     #[arg(long)]
     key: PublicKey,
@@ -56,7 +56,7 @@ pub(crate) struct Options {
 ///
 /// If there is no permission to send raw packets.
 #[expect(clippy::print_stdout, reason = "this is a command line")]
-pub(crate) fn run(options: &Options) -> Result<()> {
+pub fn run(options: &Options) -> Result<()> {
     let raw = Protocol::from(libc::IPPROTO_RAW);
     let socket = Socket::new(Domain::IPV4, Type::RAW, Some(raw))
         .context("cannot open a raw socket (are you root?)")?;

@@ -1,4 +1,4 @@
-//! `overlay-lab throughput`: how much TCP carries, and whether it arrives unaltered.
+//! `throughput`: how much TCP carries, and whether it arrives unaltered.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -9,9 +9,10 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike as _;
 use serde::Serialize;
 
-use super::checksum::Checksum;
-use super::{connect, is_stopped, resolve, stop_on_signal};
-use crate::process::rest;
+use crate::checksum::Checksum;
+use crate::connection::{connect, resolve};
+use crate::signal::{is_stopped, stop_on_signal};
+use crate::wait::rest;
 
 /// The first bytes of every stream; another byte says whether checksums are wanted.
 const MAGIC: [u8; 7] = *b"OVLTP3\n";
@@ -24,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The two ends.
 #[derive(Clone, Debug, clap::Subcommand)]
-pub(crate) enum End {
+pub enum End {
     /// Receive, until killed
     Serve {
         /// Address and port to listen on
@@ -37,7 +38,7 @@ pub(crate) enum End {
 
 /// Options of `throughput client`.
 #[derive(Clone, Debug, clap::Args)]
-pub(crate) struct Options {
+pub struct Options {
     /// Address or name of the other end
     host: String,
     /// Its port
@@ -68,7 +69,7 @@ pub(crate) struct Options {
 /// # Errors
 ///
 /// If a stream cannot be made, breaks, or arrives altered.
-pub(crate) fn run(end: &End) -> Result<()> {
+pub fn run(end: &End) -> Result<()> {
     match end {
         End::Serve { listen } => serve(*listen),
         End::Client(options) => client(options),

@@ -1,4 +1,4 @@
-//! `overlay-lab questions`: floods the first name server of this host or container with questions,
+//! `questions`: floods the first name server of this host or container with questions,
 //! over UDP and TCP, as fast as it can.
 
 use std::fs;
@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use super::{is_stopped, stop_on_signal};
+use crate::signal::{is_stopped, stop_on_signal};
 
 /// The output once the flood goes on.
-pub(crate) const ASKING: &str = "asking";
+pub const ASKING: &str = "asking";
 /// The file that names the name server.
 const RESOLVERS: &str = "/etc/resolv.conf";
 /// Sockets that questions come from.
@@ -25,7 +25,7 @@ const CONNECT: Duration = Duration::from_millis(20);
 
 /// Options of `questions`.
 #[derive(Clone, Debug, clap::Args)]
-pub(crate) struct Options {
+pub struct Options {
     /// Seconds that it goes on
     #[arg(long)]
     seconds: u64,
@@ -41,7 +41,7 @@ pub(crate) struct Options {
 ///
 /// If no name server is configured.
 #[expect(clippy::print_stdout, reason = "this is a command line")]
-pub(crate) fn run(options: &Options) -> Result<()> {
+pub fn run(options: &Options) -> Result<()> {
     stop_on_signal()?;
     let server = SocketAddr::new(name_server()?, 53);
     let sockets: Vec<_> = (0..SOCKETS).map(|_| socket(server)).collect::<Result<_>>()?;

@@ -1,4 +1,4 @@
-//! `overlay-lab flows`: numbered datagrams at a steady rate and many TCP connections, to an echo
+//! `flows`: numbered datagrams at a steady rate and many TCP connections, to an echo
 //! server; reports what was lost, repeated or overtaken, which connections broke, and whether the
 //! server's name was found all the time.
 
@@ -13,7 +13,8 @@ use anyhow::{Context, Result};
 use nix::sys::socket::{setsockopt, sockopt};
 use serde::{Deserialize, Serialize};
 
-use super::{connect, is_stopped, resolve, stop_on_signal};
+use crate::connection::{connect, resolve};
+use crate::signal::{is_stopped, stop_on_signal};
 
 /// How long the name and each connection may take.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -30,7 +31,7 @@ const MESSAGE: usize = 64;
 
 /// The two ends.
 #[derive(Clone, Debug, clap::Subcommand)]
-pub(crate) enum End {
+pub enum End {
     /// Send everything back, until killed
     Serve {
         /// The port, for datagrams and connections
@@ -43,7 +44,7 @@ pub(crate) enum End {
 
 /// Options of `flows client`.
 #[derive(Clone, Debug, clap::Args)]
-pub(crate) struct Options {
+pub struct Options {
     /// Address or name of the other end
     host: String,
     /// Its port
@@ -59,24 +60,31 @@ pub(crate) struct Options {
 
 /// What a client saw.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Summary {
-    pub(crate) sent: u32,
-    pub(crate) lost: u32,
-    pub(crate) repeated: u32,
+pub struct Summary {
+    /// Datagrams that were sent.
+    pub sent: u32,
+    /// Datagrams whose echo never came.
+    pub lost: u32,
+    /// Echoes that came more than once.
+    pub repeated: u32,
     /// The most numbers that were ahead of a datagram when its echo came.
-    pub(crate) furthest_overtaken: u32,
+    pub furthest_overtaken: u32,
     /// The longest time between two echoes, in milliseconds.
-    pub(crate) longest_silence_ms: u64,
-    pub(crate) connections: u32,
-    pub(crate) broken: u32,
+    pub longest_silence_ms: u64,
+    /// TCP connections.
+    pub connections: u32,
+    /// Connections that ended or stood still.
+    pub broken: u32,
     /// Messages that came back over the connections.
-    pub(crate) exchanges: u64,
+    pub exchanges: u64,
     /// The longest time that one took, in milliseconds.
-    pub(crate) slowest_exchange_ms: u64,
+    pub slowest_exchange_ms: u64,
     /// How often the other end was looked up by its name.
-    pub(crate) lookups: u32,
-    pub(crate) failed_lookups: u32,
-    pub(crate) slowest_lookup_ms: u64,
+    pub lookups: u32,
+    /// Lookups without an answer.
+    pub failed_lookups: u32,
+    /// The longest time that a lookup took, in milliseconds.
+    pub slowest_lookup_ms: u64,
 }
 
 /// Runs one end.
@@ -84,7 +92,7 @@ pub(crate) struct Summary {
 /// # Errors
 ///
 /// If the kernel refuses a socket, or the other end is not there.
-pub(crate) fn run(end: &End) -> Result<()> {
+pub fn run(end: &End) -> Result<()> {
     match end {
         End::Serve { port } => serve(*port),
         End::Client(options) => client(options),

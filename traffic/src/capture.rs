@@ -1,5 +1,6 @@
-//! `overlay-lab capture`: counts the frames on the wire and looks for a marker in each of them.
+//! `capture`: counts the frames on the wire and looks for a marker in each of them.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{BufWriter, IoSliceMut, Write};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
@@ -14,12 +15,13 @@ use nix::sys::socket::{
     AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, recvmsg, setsockopt,
     socket, sockopt,
 };
+use serde::{Deserialize, Serialize};
 
-use crate::capture::{CaptureReport, READY};
-use crate::process::poll_timeout;
-use crate::supervisor::BRIDGE;
-use crate::tool::{is_stopped, stop_on_signal};
+use crate::signal::{is_stopped, stop_on_signal};
+use crate::wait::poll_timeout;
 
+/// What the tool prints once it misses no frame any more.
+pub const READY: &str = "capturing";
 /// The longest frame that is examined completely, in bytes. Frames that segmentation offload has
 /// not cut yet are 64 KiB long.
 const MAX_FRAME: usize = 256 * 1024;
@@ -28,7 +30,7 @@ const QUEUE: usize = 64 << 20;
 
 /// Options of `capture`.
 #[derive(Clone, Debug, clap::Args)]
-pub(crate) struct Options {
+pub struct Options {
     /// Capture only on this link, in both directions; otherwise on all links, each frame once, on
     /// entry
     #[arg(long, short)]
@@ -53,20 +55,40 @@ pub(crate) struct Options {
     json: bool,
 }
 
-/// Captures until stopped, then prints the result.
+/// The result of a capture.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CaptureReport {
+    /// Frames seen; a frame that segmentation offload has not cut yet counts once.
+    pub frames: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Frames that contained the marker.
+    pub marked: u64,
+    /// Frames that contained the marker and the text that makes an exception.
+    pub excepted: u64,
+    /// Frames that contained a fragment of an IP packet.
+    pub fragments: u64,
+    /// Frames that came too fast to be examined. A proof needs 0 of them.
+    pub missed: u64,
+    /// Frames that were too long to be examined completely. A proof needs 0 of them.
+    pub truncated: u64,
+}
+
+/// Captures until stopped, then prints the result. `bridge` joins the links: it would repeat what
+/// they receive, and is left out where no link is named.
 ///
 /// # Errors
 ///
 /// If there is no such link, or no permission.
 #[expect(clippy::print_stdout, reason = "this is a command line")]
-pub(crate) fn run(options: &Options) -> Result<()> {
+pub fn run(options: &Options, bridge: &str) -> Result<()> {
     stop_on_signal()?;
     let deadline = options
         .seconds
         .map(Duration::try_from_secs_f64)
         .transpose()?
         .map(|wait| Instant::now() + wait);
-    let mut sniffer = Sniffer::open(options)?;
+    let mut sniffer = Sniffer::open(options, bridge)?;
     writeln!(std::io::stderr(), "{READY}")?;
 
     while !is_stopped() && deadline.is_none_or(|deadline| Instant::now() < deadline) {
@@ -82,6 +104,29 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         println!("{report}");
     }
     Ok(())
+}
+
+impl CaptureReport {
+    /// Returns whether every single frame was examined completely.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.missed == 0 && self.truncated == 0
+    }
+}
+
+impl fmt::Display for CaptureReport {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { frames, bytes, marked, excepted: _, fragments, missed, truncated } = self;
+        write!(formatter, "{frames} frames, {bytes} bytes, {marked} with the marker")?;
+        if *fragments > 0 {
+            write!(formatter, ", {fragments} fragments")?;
+        }
+        if !self.is_complete() {
+            write!(formatter, " ({missed} missed, {truncated} not looked at whole)")?;
+        }
+
+        Ok(())
+    }
 }
 
 struct Sniffer {
@@ -103,14 +148,14 @@ enum Wanted {
 }
 
 impl Sniffer {
-    fn open(options: &Options) -> Result<Self> {
+    fn open(options: &Options, bridge: &str) -> Result<Self> {
         let index = |name: &str| if_nametoindex(name).map(|index| index as usize);
         let wanted = match &options.interface {
             Some(name) => {
                 let index = index(name).with_context(|| format!("there is no link {name}"))?;
                 Wanted::Link { index, incoming: options.incoming }
             }
-            None => Wanted::Incoming { bridge: index(BRIDGE).ok() },
+            None => Wanted::Incoming { bridge: index(bridge).ok() },
         };
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let socket = socket(AddressFamily::Packet, SockType::Raw, flags, SockProtocol::EthAll)

@@ -1,4 +1,4 @@
-//! `overlay-lab datagrams`: carries bytes in UDP datagrams that must not be fragmented, as QUIC
+//! `datagrams`: carries bytes in UDP datagrams that must not be fragmented, as QUIC
 //! does, and reports how large they were.
 //!
 //! One datagram at a time is under way; it is sent again, possibly shorter, until the other end has
@@ -13,8 +13,9 @@ use nix::errno::Errno;
 use serde::Serialize;
 use socket2::SockRef;
 
-use super::checksum::Checksum;
-use super::{is_stopped, resolve, stop_on_signal};
+use crate::checksum::Checksum;
+use crate::connection::resolve;
+use crate::signal::{is_stopped, stop_on_signal};
 
 /// The header: the number of the datagram, and the checksum over all data up to its end.
 const HEADER: usize = 8;
@@ -27,7 +28,7 @@ const LONGEST: usize = 65_507;
 
 /// The two ends.
 #[derive(Clone, Debug, clap::Subcommand)]
-pub(crate) enum End {
+pub enum End {
     /// Receive and answer, until killed
     Serve {
         /// Address and port to listen on
@@ -40,7 +41,7 @@ pub(crate) enum End {
 
 /// Options of `datagrams client`.
 #[derive(Clone, Debug, clap::Args)]
-pub(crate) struct Options {
+pub struct Options {
     /// Address or name of the other end
     host: String,
     /// Its port
@@ -72,7 +73,7 @@ struct Summary {
 /// # Errors
 ///
 /// If nothing answers any more, or what arrives differs from what was sent.
-pub(crate) fn run(end: &End) -> Result<()> {
+pub fn run(end: &End) -> Result<()> {
     match end {
         End::Serve { listen } => serve(*listen),
         End::Client(options) => client(options),

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use nix::sched::{CloneFlags, unshare};
 
 use super::{MARKER, READY};
-use crate::tool::{is_stopped, stop_on_signal};
+use crate::signal::{is_stopped, stop_on_signal};
 
 /// How often each sends to each address, once it can: for half a second, in which its interface
 /// comes into the network and other hosts hear of it.
@@ -21,7 +21,7 @@ const AGAIN: Duration = Duration::from_micros(200);
 
 /// Options of `hostile storm`.
 #[derive(Clone, Debug, clap::Args)]
-pub(crate) struct Options {
+pub struct Options {
     /// The number of namespaces
     #[arg(long, default_value_t = 20)]
     namespaces: usize,
