@@ -4,28 +4,26 @@
 
 mod contradiction;
 mod fencing;
+mod index;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
 
 use ipnet::Ipv4Net;
 use overlay_core::policy::ClusterPolicy;
 use overlay_core::{
-    Alias, Change, Endpoint, EndpointId, Member, Name, Network, NetworkId, Node, NodeId, RowKey,
-    View, visibility,
+    Alias, Change, EndpointId, Name, Network, NetworkId, Node, NodeId, RowKey, View, visibility,
 };
 
 pub(crate) use contradiction::Contradiction;
 use fencing::Fencing;
 pub(crate) use fencing::{Fence, FenceCause, Held};
+use index::Index;
 
 use super::error::{EnrollmentError, RegistryError};
-use super::policy_parts::PolicyParts;
 use super::record::{
     AppliedPolicy, ChangedKey, Digest, Enrollment, Record, Revoked, Settings, Token,
 };
-use super::share;
 
 /// The state of control.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,31 +36,6 @@ pub(crate) struct ClusterState {
     policies: BTreeMap<u64, AppliedPolicy>,
     fencing: Fencing,
     index: Index,
-}
-
-/// Look-ups that need no scan.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Index {
-    network_names: BTreeMap<Name, NetworkId>,
-    network_titles: BTreeMap<String, NetworkId>,
-    node_names: BTreeMap<Name, NodeId>,
-    keys: BTreeMap<Digest, NodeId>,
-    memberships: BTreeMap<NodeId, BTreeSet<NetworkId>>,
-    blocks: BTreeSet<(NetworkId, Ipv4Net)>,
-    addresses: BTreeMap<(NetworkId, IpAddr), EndpointId>,
-    endpoints: BTreeSet<(NodeId, NetworkId, EndpointId)>,
-    /// How many bytes the rows of each node take of its share.
-    shares: BTreeMap<NodeId, usize>,
-    /// The endpoints that claim each name.
-    claims: BTreeMap<(NetworkId, Alias), BTreeSet<EndpointId>>,
-    /// The hosts on which networks differ.
-    differing: BTreeSet<NodeId>,
-    /// The nodes that somebody removed, by when.
-    evicted: BTreeSet<(u64, NodeId)>,
-    /// The keys that removed nodes joined with.
-    revoked_keys: BTreeMap<Digest, NodeId>,
-    /// The policy of the cluster, parsed.
-    policy: Option<Arc<PolicyParts>>,
 }
 
 impl ClusterState {
@@ -450,94 +423,5 @@ fn v4(address: IpAddr) -> Option<Ipv4Addr> {
     match address {
         IpAddr::V4(v4) => Some(v4),
         IpAddr::V6(_) => None,
-    }
-}
-
-impl Index {
-    fn insert(&mut self, row: &Change) {
-        if let Some((node, bytes)) = share(row) {
-            *self.shares.entry(node).or_default() += bytes;
-        }
-        match row {
-            Change::Network(row) => {
-                self.network_names.insert(row.name.clone(), row.id);
-                self.network_titles.insert(row.title().to_owned(), row.id);
-            }
-            Change::Node(row) => drop(self.node_names.insert(row.name.clone(), row.id)),
-            Change::Member(row) => self.insert_member(row),
-            Change::Endpoint(row) => {
-                self.endpoints.insert((row.node, row.network, row.id));
-                for name in row.claims() {
-                    self.claims.entry((row.network, name)).or_default().insert(row.id);
-                }
-                self.addresses
-                    .extend(row.addresses.iter().map(|address| ((row.network, *address), row.id)));
-            }
-            Change::HostReport(row) if !row.differences.is_empty() => {
-                self.differing.insert(row.node);
-            }
-            // What this version does not understand is found by [`ClusterState::contradiction`].
-            Change::Policy(row) => self.policy = PolicyParts::parse(&row.text).map(Arc::new),
-            Change::HostReport(_) | Change::Removed(_) => {}
-        }
-    }
-
-    fn insert_member(&mut self, row: &Member) {
-        self.memberships.entry(row.node).or_default().insert(row.network);
-        self.blocks.extend(row.blocks.iter().map(|block| (row.network, block.prefix)));
-    }
-
-    fn remove(&mut self, row: &Change) {
-        if let Some((node, bytes)) = share(row)
-            && let Some(of_node) = self.shares.get_mut(&node)
-        {
-            *of_node = of_node.saturating_sub(bytes);
-            if *of_node == 0 {
-                self.shares.remove(&node);
-            }
-        }
-        match row {
-            Change::Network(row) => {
-                self.network_names.remove(&row.name);
-                self.network_titles.remove(row.title());
-            }
-            Change::Node(row) => drop(self.node_names.remove(&row.name)),
-            Change::Member(row) => self.remove_member(row),
-            Change::Endpoint(row) => {
-                self.endpoints.remove(&(row.node, row.network, row.id));
-                self.remove_claims(row);
-                for key in row.addresses.iter().map(|address| (row.network, *address)) {
-                    if self.addresses.get(&key) == Some(&row.id) {
-                        self.addresses.remove(&key);
-                    }
-                }
-            }
-            Change::HostReport(row) => drop(self.differing.remove(&row.node)),
-            Change::Policy(_) => self.policy = None,
-            Change::Removed(_) => {}
-        }
-    }
-
-    fn remove_claims(&mut self, row: &Endpoint) {
-        for key in row.claims().into_iter().map(|name| (row.network, name)) {
-            if let Some(claimants) = self.claims.get_mut(&key) {
-                claimants.remove(&row.id);
-                if claimants.is_empty() {
-                    self.claims.remove(&key);
-                }
-            }
-        }
-    }
-
-    fn remove_member(&mut self, row: &Member) {
-        if let Some(networks) = self.memberships.get_mut(&row.node) {
-            networks.remove(&row.network);
-            if networks.is_empty() {
-                self.memberships.remove(&row.node);
-            }
-        }
-        for block in &row.blocks {
-            self.blocks.remove(&(row.network, block.prefix));
-        }
     }
 }
