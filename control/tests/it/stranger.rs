@@ -2,6 +2,7 @@
 
 mod call;
 mod model;
+mod seen;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
@@ -17,6 +18,7 @@ use tonic::{Response, Status};
 
 use self::call::Call;
 use self::model::Model;
+use self::seen::{links, others};
 use crate::admission::{VAULT, Vault, create, listed, token};
 use crate::harness::{Node, Watcher, ask_to_join, csr};
 use crate::policies;
@@ -447,28 +449,6 @@ impl Stranger<'_> {
     }
 }
 
-/// Lists which networks are linked, by their names, in both orders.
-fn links(networks: &[v1::NetworkState]) -> BTreeSet<(String, String)> {
-    let rows = networks.iter().filter_map(|state| state.network.as_ref());
-    let of = |network: &v1::Network| {
-        let links = network.links.iter();
-        links.map(|link| (network.name.clone(), link.name.clone())).collect::<Vec<_>>()
-    };
-
-    rows.flat_map(of).collect()
-}
-
-/// What an admin sees beside networks: the names of nodes, the ids of tokens, and the policies.
-async fn others(admin: &Node) -> (BTreeSet<String>, BTreeSet<String>, Vec<v1::AppliedPolicy>) {
-    let mut client = admin.client.clone();
-    let nodes = client.list_nodes(v1::ListNodesRequest {}).await.unwrap().into_inner().nodes;
-    let tokens = client.list_tokens(v1::ListTokensRequest {}).await.unwrap().into_inner().tokens;
-    let policies = client.list_policies(v1::ListPoliciesRequest {}).await.unwrap().into_inner();
-    let nodes = nodes.into_iter().filter_map(|state| Some(state.node?.name));
-
-    (nodes.collect(), tokens.into_iter().map(|token| token.id).collect(), policies.policies)
-}
-
 /// Invariant 12.
 #[tokio::test]
 async fn ten_thousand_requests_of_a_stranger_show_and_change_nothing_of_a_network() {
@@ -511,15 +491,7 @@ async fn ten_thousand_requests_of_a_stranger_show_and_change_nothing_of_a_networ
     assert_eq!(links(&there), model.links);
     let mut names: BTreeSet<_> = model.networks.into_keys().collect();
     names.extend(["secret", "last"].map(str::to_owned));
-    let mut entered = BTreeSet::new();
-    let mut all = BTreeSet::new();
-    for state in there {
-        let name = state.network.unwrap().name;
-        if state.members.contains(&"web1".to_owned()) {
-            entered.insert(name.clone());
-        }
-        all.insert(name);
-    }
+    let (all, entered) = seen::names(there);
     assert_eq!((all, entered), (names, model.entered));
     assert_eq!(vault.contents().await, before);
     let (nodes, mut left, policies) = others(&vault.admin).await;
