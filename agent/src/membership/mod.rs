@@ -7,6 +7,7 @@
 pub(crate) mod address_book;
 pub(crate) mod admission;
 pub(crate) mod announce;
+mod broken_watch;
 pub(crate) mod candidates;
 pub(crate) mod changed_rows;
 pub(crate) mod connection;

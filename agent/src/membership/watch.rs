@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use overlay_core::{Delta, NetworkId, NodeId, Revision, View};
 use overlay_proto::channel::Dialled;
-use overlay_proto::convert::{self, ConversionError};
+use overlay_proto::convert;
 use overlay_proto::v1::watch_response::Event;
 use overlay_proto::{Code, v1};
 use tokio::sync::watch;
@@ -15,6 +15,7 @@ use tonic::Streaming;
 use tonic::transport::Channel;
 
 use super::admission::{Admission, AdmissionState};
+use super::broken_watch::BrokenWatch;
 use super::connection_loss::{self, ConnectionLoss};
 use super::control_error::{ConnectError, ControlError};
 use super::control_link::ControlLink;
@@ -76,41 +77,6 @@ impl Follower {
             Arc::make_mut(&mut membership.view).revision = Revision(0);
             membership.live = false;
         });
-    }
-}
-
-/// Why a connection, or the stream on it, ended.
-#[derive(Debug, thiserror::Error)]
-enum BrokenWatch {
-    /// There was none.
-    #[error(transparent)]
-    Connect(#[from] ConnectError),
-    /// The connection is dead.
-    #[error(transparent)]
-    Loss(#[from] ConnectionLoss),
-    /// Control did not answer, or refused.
-    #[error(transparent)]
-    Control(#[from] ControlError),
-    /// What came is no view, or no step of one.
-    #[error(transparent)]
-    Row(#[from] ConversionError),
-    /// Control ended the stream.
-    #[error("control ended the watch")]
-    Ended,
-    /// Nothing came any more.
-    #[error("control fell silent")]
-    Silent,
-}
-
-impl BrokenWatch {
-    /// Returns the stable code.
-    fn code(&self) -> Code {
-        match self {
-            Self::Connect(error) => error.code(),
-            Self::Control(error) => error.code(),
-            Self::Row(error) => error.code(),
-            Self::Loss(_) | Self::Ended | Self::Silent => Code::ControlAway,
-        }
     }
 }
 
@@ -518,84 +484,5 @@ fn still_a_node(membership: &Membership, node: NodeId) -> Result<(), Ended> {
 }
 
 #[cfg(test)]
-mod tests {
-    use overlay_proto::Refusal;
-
-    use super::*;
-
-    /// Invariant 9.
-    #[test]
-    fn a_delta_that_does_not_fit_leaves_the_view_alone() {
-        let membership = watch::Sender::new(Membership::default());
-        let delta = Delta {
-            from: Revision(4),
-            to: Revision(5),
-            changes: Vec::new(),
-            put_out: Vec::new(),
-            stamp: None,
-        };
-
-        let refused = follow(&membership, |membership| go_on(membership, delta, NodeId::FIRST));
-
-        assert!(matches!(refused, Err(Ended::Astray(_))));
-        assert_eq!(*membership.borrow(), Membership::default());
-    }
-
-    #[test]
-    fn who_still_reads_a_view_keeps_it_as_it_was() {
-        let membership = watch::Sender::new(Membership::default());
-        let read = Arc::clone(&membership.borrow().view);
-        let delta = Delta {
-            from: Revision(0),
-            to: Revision(1),
-            changes: Vec::new(),
-            put_out: Vec::new(),
-            stamp: None,
-        };
-
-        follow(&membership, |membership| go_on(membership, delta, NodeId::FIRST))
-            .expect("it starts there");
-
-        assert_eq!(read.revision, Revision(0));
-        assert_eq!(membership.borrow().view.revision, Revision(1));
-        assert!(membership.borrow().live);
-    }
-
-    #[test]
-    fn a_live_view_without_our_row_means_expulsion_and_a_kept_one_does_not() {
-        let membership = |live| Membership { live, ..Membership::default() };
-
-        assert!(matches!(still_a_node(&membership(true), NodeId::FIRST), Err(Ended::Expelled(_))));
-        assert!(still_a_node(&membership(false), NodeId::FIRST).is_ok());
-    }
-
-    #[test]
-    fn what_control_cannot_do_is_a_problem_here_until_it_can() {
-        let problems = Problems::default();
-        let told = |code: &str| v1::ControlProblem {
-            code: code.into(),
-            text: "full".into(),
-            since_unix: 1,
-        };
-
-        hear(&problems, &[told("storage"), told("of a later version")]);
-        let codes: Vec<_> =
-            problems.list().into_iter().map(|problem| problem.code.as_str()).collect();
-        hear(&problems, &[told("of a later version")]);
-
-        assert_eq!(codes, ["control-trouble", "control-storage"]);
-        assert_eq!(problems.list().len(), 1);
-        hear(&problems, &[]);
-        assert_eq!(problems.list(), []);
-    }
-
-    #[test]
-    fn only_a_removed_node_is_expelled() {
-        let refused = |code, text: &str| ControlError::Refused(Refusal::new(code, text));
-
-        assert!(matches!(judge(refused(Code::NotAllowed, "removed")), Ended::Expelled(_)));
-        assert!(matches!(judge(refused(Code::NotAuthenticated, "expired")), Ended::Broken(_)));
-        assert!(matches!(judge(refused(Code::ControlAway, "gone")), Ended::Broken(_)));
-        assert!(matches!(judge(refused(Code::Fault, "oops")), Ended::Broken(_)));
-    }
-}
+#[path = "watch_tests.rs"]
+mod tests;
