@@ -6,23 +6,11 @@ use overlay_proto::v1::agent_server::Agent;
 use overlay_proto::{Code, Refusal, v1};
 use tonic::{Request, Response, Status};
 
-use super::{CONTROL, Script, crowd, fake_audit, fake_policies, join_line};
+use super::fake_rows::{endpoint, known, network, peer, status, token};
+use super::{CONTROL, Script, fake_audit, fake_policies, join_line};
 
 /// The service of a pretended agent.
 pub(super) struct Fake(pub(super) Arc<Mutex<Script>>);
-
-/// What the agent says of a network that it does not know.
-fn known(network: &str) -> Result<(), Status> {
-    if network == "nope" {
-        return Err(Refusal::new(
-            Code::NotFound,
-            format!("there is no network {network:?}: `overlayctl network ls` lists them"),
-        )
-        .into());
-    }
-
-    Ok(())
-}
 
 impl Fake {
     fn asked(&self, what: String) -> Result<MutexGuard<'_, Script>, Status> {
@@ -54,38 +42,6 @@ impl Fake {
     }
 }
 
-fn network() -> v1::Network {
-    v1::Network {
-        id: "0123".into(),
-        name: "my-network".into(),
-        prefix: "10.64.0.0/24".into(),
-        mode: v1::NetworkMode::L3.into(),
-        ..v1::Network::default()
-    }
-}
-
-fn endpoint(name: &str) -> v1::Endpoint {
-    v1::Endpoint {
-        id: format!("id-of-{name}"),
-        network: "0123".into(),
-        node: "0a".into(),
-        name: name.into(),
-        addresses: vec!["10.64.0.2".into()],
-        runtime: v1::Runtime::Run.into(),
-        ..v1::Endpoint::default()
-    }
-}
-
-fn token() -> v1::Token {
-    v1::Token {
-        id: "f00d".into(),
-        expires_unix: 4_102_444_800,
-        uses: 2,
-        role: v1::Role::Node.into(),
-        ..v1::Token::default()
-    }
-}
-
 #[tonic::async_trait]
 impl Agent for Fake {
     async fn status(
@@ -105,25 +61,7 @@ impl Agent for Fake {
             }));
         }
 
-        Ok(Response::new(v1::StatusResponse {
-            version: "0.1.0".into(),
-            phase: v1::NodePhase::Joined.into(),
-            cluster: "c0ffee".into(),
-            node: "0a".into(),
-            node_name: "a".into(),
-            role: v1::Role::Admin.into(),
-            pid: 4242,
-            started_unix: crowd::ago(90_005),
-            state_dir: script.state_dir.clone(),
-            control: Some(v1::ControlStatus {
-                connected: true,
-                address: CONTROL.into(),
-                since_unix: crowd::ago(3_665),
-                ..v1::ControlStatus::default()
-            }),
-            problems: script.problems.clone(),
-            ..v1::StatusResponse::default()
-        }))
+        Ok(Response::new(status(&script)))
     }
 
     async fn peers(
@@ -134,15 +72,8 @@ impl Agent for Fake {
         if let Some(crowd) = &script.crowd {
             return Ok(Response::new(crowd.peers.clone()));
         }
-        let peer = v1::PeerStatus {
-            node_name: "b".into(),
-            network: "my-network".into(),
-            state: v1::PeerState::Up.into(),
-            handshake_age_seconds: 3,
-            ..v1::PeerStatus::default()
-        };
 
-        Ok(Response::new(v1::PeersResponse { peers: vec![peer] }))
+        Ok(Response::new(v1::PeersResponse { peers: vec![peer()] }))
     }
 
     async fn join(

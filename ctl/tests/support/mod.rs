@@ -6,6 +6,7 @@ pub(crate) mod crowd;
 mod fake;
 pub(crate) mod fake_audit;
 pub(crate) mod fake_policies;
+mod fake_rows;
 pub(crate) mod host;
 pub(crate) mod terminal;
 pub(crate) mod transcript;
