@@ -1,5 +1,5 @@
-//! The documents are true to the repository: the files that they name exist, and tests cite the
-//! invariants.
+//! The documents are true to the repository: the files that they name exist, tests cite the
+//! invariants, and no file is longer than `docs/STYLE.md` says.
 //!
 //! The tests are here because this crate builds in seconds; nothing in it is needed.
 
@@ -13,6 +13,9 @@ const ELSEWHERE: [&str; 4] = [".git", "target", "fuzz/corpus", "fuzz/target"];
 const KINDS: [&str; 8] = [".rs", ".md", ".toml", ".proto", ".sh", ".svg", ".yml", ".snap"];
 /// Placeholders in paths.
 const PLACEHOLDERS: [&str; 3] = ["NNNN", "ID", "NAME"];
+/// The most lines of a file of code, and the file that has more: it is a table of command lines.
+const LONGEST: usize = 500;
+const LONGER: [&str; 1] = ["ctl/tests/snapshots.rs"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("core is a folder of the repository")
@@ -179,6 +182,16 @@ fn what_the_code_refers_to_in_the_documents_is_there() {
 
     assert!(looked_at > 0, "{looked_at} references");
     assert!(missing.is_empty(), "these are not there:\n{}", missing.join("\n"));
+}
+
+#[test]
+fn no_file_of_code_is_longer_than_one_reads_at_once() {
+    let is_longer = |(_, text): &(String, String)| text.lines().count() > LONGEST;
+
+    let longer = with_end(&tree(), ".rs").into_iter().filter(is_longer);
+    let longer: Vec<_> = longer.map(|(name, _)| name).collect();
+
+    assert_eq!(longer, LONGER);
 }
 
 /// Returns the numbers of the list below a heading.
