@@ -4,7 +4,7 @@
 //! One datagram at a time is under way; it is sent again, possibly shorter, until the other end has
 //! answered.
 
-use std::io::{self, Write as _};
+use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ use nix::errno::Errno;
 use serde::Serialize;
 use socket2::SockRef;
 
+use crate::announcement::announce_listener;
 use crate::checksum::Checksum;
 use crate::connection::resolve;
 use crate::signal::{is_stopped, stop_on_signal};
@@ -80,11 +81,9 @@ pub fn run(end: &End) -> Result<()> {
     }
 }
 
-#[expect(clippy::print_stdout, reason = "this is a command line")]
 fn serve(listen: SocketAddr) -> Result<()> {
     let socket = UdpSocket::bind(listen).with_context(|| format!("cannot listen on {listen}"))?;
-    println!("listening on {}", socket.local_addr()?);
-    io::stdout().flush()?;
+    announce_listener(socket.local_addr()?)?;
     let mut buffer = vec![0; LONGEST];
     let mut transfer = (None, 0, Checksum::default());
     loop {

@@ -4,7 +4,7 @@
 //! rate with almost no loss. With `--trains` it passes up to 64 datagrams to the system per call,
 //! as QUIC implementations do (`UDP_SEGMENT`).
 
-use std::io::{self, Write as _};
+use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd as _;
 use std::time::{Duration, Instant};
@@ -13,6 +13,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::socket::{setsockopt, sockopt};
 use serde::{Deserialize, Serialize};
 
+use crate::announcement::announce_listener;
 use crate::connection::resolve;
 use crate::search::{RateResult, Search};
 use crate::signal::{is_stopped, stop_on_signal};
@@ -96,14 +97,12 @@ pub fn run(end: &End) -> Result<()> {
     }
 }
 
-#[expect(clippy::print_stdout, reason = "this is a command line")]
 fn serve(listen: SocketAddr) -> Result<()> {
     let singles = open(listen).with_context(|| format!("cannot listen on {listen}"))?;
     let behind = SocketAddr::new(listen.ip(), singles.local_addr()?.port() + 1);
     let trains = open(behind).with_context(|| format!("cannot listen on {behind}"))?;
     setsockopt(&trains, sockopt::UdpGroSegment, &true).context("cannot take trains")?;
-    println!("listening on {}", singles.local_addr()?);
-    io::stdout().flush()?;
+    announce_listener(singles.local_addr()?)?;
 
     std::thread::spawn(move || count(&trains, 8, LONGEST));
     count(&singles, AT_ONCE, 9216)

@@ -13,6 +13,7 @@ use anyhow::{Context, Result};
 use nix::sys::socket::{setsockopt, sockopt};
 use serde::{Deserialize, Serialize};
 
+use crate::announcement::{announce, announce_listener};
 use crate::connection::{connect, resolve};
 use crate::signal::{is_stopped, stop_on_signal};
 
@@ -99,14 +100,12 @@ pub fn run(end: &End) -> Result<()> {
     }
 }
 
-#[expect(clippy::print_stdout, reason = "this is a command line")]
 fn serve(port: u16) -> Result<()> {
     let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
     let listener = TcpListener::bind(address)?;
     let socket = UdpSocket::bind(address)?;
     take_everything(&socket)?;
-    println!("listening on {address}");
-    io::stdout().flush()?;
+    announce_listener(address)?;
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             thread::spawn(move || echo(stream));
@@ -150,8 +149,7 @@ fn client(options: &Options) -> Result<()> {
     }
     let name = options.host.clone();
     let lookups = thread::spawn(move || look_up(&name));
-    println!("under way");
-    io::stdout().flush()?;
+    announce("under way")?;
     let mut summary = datagrams(address, options.rate)?;
     for connection in connections {
         let _ = connection.join();

@@ -6,7 +6,6 @@ mod packet;
 pub mod storm;
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::time::{Duration, Instant};
@@ -22,6 +21,7 @@ use nix::sys::socket::{
 };
 
 use self::attacks::{Attack, MARKER, Scene};
+use crate::announcement::announce;
 use crate::signal::{is_stopped, stop_on_signal};
 use crate::wait::poll_timeout;
 use crate::wait::wait_until;
@@ -116,8 +116,7 @@ fn attack(options: &Options) -> Result<()> {
     for (number, attack) in attacks.iter().enumerate() {
         begin.wait()?;
         let sent = perform(&socket, attack, number, options.rounds, &scene)?;
-        println!("{}", serde_json::to_string(&sent)?);
-        std::io::stdout().flush()?;
+        announce(serde_json::to_string(&sent)?)?;
     }
     // The check ends it: its endpoint stays until all is counted.
     begin.wait()?;

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::announcement::announce;
+
 /// The longest request head that is read, in bytes.
 const MAX_HEAD: u64 = 16 * 1024;
 /// The largest body that `/echo` returns, in bytes: it is held in memory.
@@ -33,13 +35,11 @@ pub struct Options {
 /// # Errors
 ///
 /// If the address cannot be listened on.
-#[expect(clippy::print_stdout, reason = "this is a command line")]
 pub fn run(options: &Options) -> Result<()> {
     let listener = TcpListener::bind(options.listen)
         .with_context(|| format!("cannot listen on {}", options.listen))?;
     let name = options.name.clone().unwrap_or_else(own_name);
-    println!("{name} listens on http://{}", listener.local_addr()?);
-    io::stdout().flush()?;
+    announce(format_args!("{name} listens on http://{}", listener.local_addr()?))?;
 
     serve(&listener, &name);
     Ok(())

@@ -2,9 +2,10 @@
 //! installed. The lab's command line runs them; they know nothing of a lab.
 //!
 //! A module is a program, with its options and what it prints, but for those that several share:
-//! how to find and reach the other end ([`connection`]), how to be stopped ([`signal`]), and how to
-//! wait ([`wait`]).
+//! how to find and reach the other end ([`connection`]), how to tell whoever waits that it is ready
+//! ([`announcement`]), how to be stopped ([`signal`]), and how to wait ([`wait`]).
 
+pub mod announcement;
 pub mod capture;
 mod checksum;
 pub mod connection;

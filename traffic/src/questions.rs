@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use crate::announcement::announce;
 use crate::signal::{is_stopped, stop_on_signal};
 
 /// The output once the flood goes on.
@@ -45,8 +46,7 @@ pub fn run(options: &Options) -> Result<()> {
     stop_on_signal()?;
     let server = SocketAddr::new(name_server()?, 53);
     let sockets: Vec<_> = (0..SOCKETS).map(|_| socket(server)).collect::<Result<_>>()?;
-    println!("{ASKING}");
-    std::io::stdout().flush()?;
+    announce(ASKING)?;
     let ends = Instant::now() + Duration::from_secs(options.seconds);
     let (mut streams, mut sent, mut answered) = (Vec::new(), 0_u64, 0_u64);
     let mut buffer = [0; 512];

@@ -9,6 +9,7 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike as _;
 use serde::Serialize;
 
+use crate::announcement::announce_listener;
 use crate::checksum::Checksum;
 use crate::connection::{connect, resolve};
 use crate::signal::{is_stopped, stop_on_signal};
@@ -76,12 +77,10 @@ pub fn run(end: &End) -> Result<()> {
     }
 }
 
-#[expect(clippy::print_stdout, reason = "this is a command line")]
 fn serve(listen: SocketAddr) -> Result<()> {
     let listener =
         TcpListener::bind(listen).with_context(|| format!("cannot listen on {listen}"))?;
-    println!("listening on {}", listener.local_addr()?);
-    std::io::stdout().flush()?;
+    announce_listener(listener.local_addr()?)?;
     for stream in listener.incoming() {
         let Ok(stream) = stream else { continue };
         // A broken stream is reported by the sending end.

@@ -7,7 +7,6 @@
 mod carrier;
 mod node;
 
-use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::Instant;
 
@@ -15,6 +14,7 @@ use anyhow::{Context, Result};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use overlay_core::{Name, View};
 use overlay_proto::JoinLine;
+use overlay_traffic::announcement::announce;
 use overlay_traffic::signal::stop_on_signal;
 use serde::{Deserialize, Serialize};
 
@@ -65,7 +65,6 @@ pub(crate) struct CrowdReport {
 /// # Errors
 ///
 /// If control refuses one of them, or the system provides no sockets.
-#[expect(clippy::print_stdout, reason = "this is a command line")]
 pub(crate) fn run(options: &Options) -> Result<()> {
     stop_on_signal()?;
     raise_descriptor_limit()?;
@@ -84,8 +83,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         addresses: carrying.iter().map(|node| node.address).collect(),
     };
     let carrier = Carrier::new(carrying, &view)?;
-    println!("{}", serde_json::to_string(&report)?);
-    std::io::stdout().flush()?;
+    announce(serde_json::to_string(&report)?)?;
 
     carrier.run()
 }

@@ -11,13 +11,13 @@ mod strangers;
 mod tally;
 mod unread;
 
-use std::io::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use overlay_core::Name;
 use overlay_proto::JoinLine;
+use overlay_traffic::announcement::announce;
 use overlay_traffic::signal::stop_on_signal;
 
 use self::attacker::Attacker;
@@ -79,8 +79,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         tally: Arc::clone(&tally),
     };
     let strangers = std::thread::spawn(move || strangers.run());
-    println!("{ATTACKING}");
-    std::io::stdout().flush()?;
+    announce(ATTACKING)?;
     runtime.block_on(attacks::all(&attacker));
     // Connections that nobody reads need not be closed one by one.
     runtime.shutdown_background();
