@@ -1,4 +1,5 @@
-//! Does not hear clients for a moment that ask more than they may.
+//! Does not hear clients for a moment that ask more than they may: of sandboxes, and of networks
+//! that have no guard (`kernel::nft`), which would not let such questions come this far.
 //!
 //! To read a question and drop it costs some microseconds, which a container can have spent
 //! hundreds of thousands of times a second. So the kernel drops them, with a filter on the sockets

@@ -2,8 +2,9 @@
 //! of other resolvers. Pure: the time is an argument.
 //!
 //! Each client has a bound for all its questions, which are answered here for some 20 µs each, and
-//! a lower one for those that go to another resolver. Beyond the first, questions are dropped and
-//! the client is not heard for a moment (`flood_guard`); beyond the second, they are refused.
+//! a lower one for those that go to another resolver. Beyond the first, the network's guard drops
+//! questions before they are here (`kernel::nft`); where there is none, they are dropped here and
+//! the client is not heard for a moment (`flood_guard`). Beyond the second, they are refused.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 use overlay_core::token_bucket::TokenBucket;
 
 /// Questions that a client may ask at once, and how soon it may ask one more: 1,000 a second.
-const ASKED: (u32, Duration) = (256, Duration::from_millis(1));
+pub(crate) const ASKED: (u32, Duration) = (256, Duration::from_millis(1));
 /// The same for questions to other resolvers: 250 a second.
 const FORWARDED: (u32, Duration) = (128, Duration::from_millis(4));
 /// The most clients that are told apart; there are no more containers than that on a network of one

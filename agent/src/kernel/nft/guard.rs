@@ -54,13 +54,15 @@ pub enum GuardReason {
     Destination,
     /// A port of the gateway or of the node that is not DNS.
     Gateway,
+    /// More questions for names than a container may ask.
+    Questions,
     /// What the kernel refused by itself: fragments that overlap or lack a part, broken headers.
     Malformed,
 }
 
 impl GuardReason {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Source,
         Self::Mac,
         Self::Neighbor,
@@ -71,6 +73,7 @@ impl GuardReason {
         Self::Group,
         Self::Destination,
         Self::Gateway,
+        Self::Questions,
         Self::Malformed,
     ];
 
@@ -87,6 +90,7 @@ impl GuardReason {
             Self::Group => "group",
             Self::Destination => "destination",
             Self::Gateway => "gateway",
+            Self::Questions => "questions",
             Self::Malformed => "malformed",
         }
     }

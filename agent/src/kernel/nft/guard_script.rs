@@ -5,7 +5,7 @@
 //!   ─► within the network? ─► no router's, DHCP server's or hiding packet? ─► pass
 //!   otherwise ─► from lo or the tunnel? ─► pass
 //!   ─► from a linked network's interface? ─► pass from its prefixes, refuse all else
-//! input ─► ICMP, and DNS from containers
+//! input ─► ICMP, and DNS from containers, of each only as much as it may ask
 //! arp ─► the interface's own addresses?
 //! ```
 //!
@@ -17,11 +17,13 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use ipnet::IpNet;
 
 use super::edition::TableFrame;
 use super::guard::{Guard, GuardReason, Sender};
+use crate::dns::ASKED;
 use crate::kernel::namespace_desired::{GATEWAY_V6, TUN_NAME};
 
 /// The tables' name, of both families and of ARP, in the namespace of a network.
@@ -139,10 +141,27 @@ const CHAINS: &str = r#"
     meta l4proto { icmp, ipv6-icmp } accept
     iifname @carriers~ counter name "gateway~" drop
     iifname @joins~ counter name "gateway~" drop
-    meta l4proto { tcp, udp } th dport 53 accept
+    udp dport 53 goto questions~
+    tcp dport 53 tcp flags & (syn | ack) == syn goto questions~
+    tcp dport 53 accept
     counter name "gateway~" drop
   }
+  set askers~ { type ifname; flags dynamic, timeout; timeout 10s; size 4096; }
+  chain questions~ {
+    update @askers~ { iifname QUESTIONS } counter name "questions~" drop
+    accept
+  }
 "#;
+
+/// What a container asks beyond what it may: questions by UDP, and connections. Dropped here, they
+/// cost nobody but the container time; in the server's socket they would take the room of others'
+/// questions whenever the agent comes to them late.
+fn too_many_questions() -> String {
+    let (at_once, one_more) = ASKED;
+    let a_second = Duration::from_secs(1).as_millis() / one_more.as_millis();
+
+    format!("limit rate over {a_second}/second burst {at_once} packets")
+}
 
 const ARP_CHAIN: &str = r#"
   counter neighbor~ { }
@@ -167,7 +186,7 @@ struct NamedSet {
 /// Writes all that is in the tables.
 pub(super) fn whole(guard: &Guard) -> String {
     let strangers = if guard.passes_strangers { "iifname != @guarded~ accept" } else { "" };
-    let joined = joined(guard);
+    let (joined, questions) = (joined(guard), too_many_questions());
     let mut script = String::new();
     let all = sets(guard);
     for (table, chains) in [(TABLE, CHAINS), (ARP_TABLE, ARP_CHAIN)] {
@@ -183,7 +202,8 @@ pub(super) fn whole(guard: &Guard) -> String {
                 script += &format!("  counter {}~ {{ }}\n", reason.as_str());
             }
         }
-        script += &chains.replace("STRANGERS", strangers).replace("JOINED", &joined);
+        let chains = chains.replace("STRANGERS", strangers).replace("JOINED", &joined);
+        script += &chains.replace("QUESTIONS", &questions);
         script += "}\n";
     }
 

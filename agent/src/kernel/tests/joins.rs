@@ -251,7 +251,7 @@ async fn the_guard_passes_from_a_joined_network_what_is_of_that_network_alone() 
         table.counts().expect("counts").expect("a guard")[&reason].packets
     };
     let none = GuardReason::ALL.map(|reason| tables.each_ref().map(|one| refused(one, reason)));
-    assert_eq!(none[..10], [[0, 0]; 10], "nothing of what they said");
+    assert_eq!(none[..11], [[0, 0]; 11], "nothing of what they said");
 
     // A third network's address, by way of the first one.
     let mut hands = Netlink::open(one.netns()).await.expect("a connection");

@@ -6,6 +6,7 @@ mod joins;
 mod life;
 mod policy;
 mod policy_cost;
+mod questions;
 mod reservations;
 pub(crate) mod rig;
 mod sandboxes;
