@@ -17,14 +17,13 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use super::counts::{DnsCounts, DnsRefusal};
+use super::rates::LONGEST_PAUSE;
 use super::served_sockets::ServedSockets;
 
 /// How long a client is not heard. What it may ask again by then is answered within a millisecond
-/// or so, in which the questions of others still find room.
+/// or so, in which the questions of others still find room. If it goes on and on, each time is twice
+/// the one before, up to [`LONGEST_PAUSE`].
 const PAUSE: Duration = Duration::from_millis(50);
-/// The longest that it is not heard, if it goes on and on: each time is twice the one before. What
-/// it may ask at once is then all that it is heard of, which costs less than a hundredth of a core.
-const LONGEST_PAUSE: Duration = Duration::from_millis(800);
 /// How long a client must ask no more than it may for the next pause to be short again.
 const REST: Duration = Duration::from_secs(1);
 /// The most clients that are not heard at the same time: a filter of 600 instructions, of 4,096

@@ -45,7 +45,7 @@ pub(crate) use names::{Scopes, reserved, scopes};
 pub(crate) use network_names::NetworkNames;
 pub(crate) use outside::ReservedLabels;
 pub use outside::{EngineNames, SandboxScope};
-pub(crate) use rates::ASKED;
+pub(crate) use rates::{ASKED, LONGEST_PAUSE};
 pub use server::DnsServers;
 pub(crate) use service::NameSource;
 pub use sockets::DnsSockets;

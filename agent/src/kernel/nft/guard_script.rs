@@ -23,7 +23,7 @@ use ipnet::IpNet;
 
 use super::edition::TableFrame;
 use super::guard::{Guard, GuardReason, Sender};
-use crate::dns::ASKED;
+use crate::dns::{ASKED, LONGEST_PAUSE};
 use crate::kernel::namespace_desired::{GATEWAY_V6, TUN_NAME};
 
 /// The tables' name, of both families and of ARP, in the namespace of a network.
@@ -147,21 +147,13 @@ const CHAINS: &str = r#"
     counter name "gateway~" drop
   }
   set askers~ { type ifname; flags dynamic, timeout; timeout 10s; size 4096; }
+  set flooding~ { type ifname; flags dynamic, timeout; size 4096; }
   chain questions~ {
-    update @askers~ { iifname QUESTIONS } counter name "questions~" drop
+    iifname @flooding~ counter name "questions~" drop
+    update @askers~ { iifname LIMIT } add @flooding~ { iifname PAUSE } counter name "questions~" drop
     accept
   }
 "#;
-
-/// What a container asks beyond what it may: questions by UDP, and connections. Dropped here, they
-/// cost nobody but the container time; in the server's socket they would take the room of others'
-/// questions whenever the agent comes to them late.
-fn too_many_questions() -> String {
-    let (at_once, one_more) = ASKED;
-    let a_second = Duration::from_secs(1).as_millis() / one_more.as_millis();
-
-    format!("limit rate over {a_second}/second burst {at_once} packets")
-}
 
 const ARP_CHAIN: &str = r#"
   counter neighbor~ { }
@@ -186,7 +178,7 @@ struct NamedSet {
 /// Writes all that is in the tables.
 pub(super) fn whole(guard: &Guard) -> String {
     let strangers = if guard.passes_strangers { "iifname != @guarded~ accept" } else { "" };
-    let (joined, questions) = (joined(guard), too_many_questions());
+    let joined = joined(guard);
     let mut script = String::new();
     let all = sets(guard);
     for (table, chains) in [(TABLE, CHAINS), (ARP_TABLE, ARP_CHAIN)] {
@@ -203,7 +195,7 @@ pub(super) fn whole(guard: &Guard) -> String {
             }
         }
         let chains = chains.replace("STRANGERS", strangers).replace("JOINED", &joined);
-        script += &chains.replace("QUESTIONS", &questions);
+        script += &with_limit(&chains);
         script += "}\n";
     }
 
@@ -232,6 +224,18 @@ pub(super) fn update(before: &Guard, after: &Guard) -> Option<String> {
     }
 
     Some(script)
+}
+
+/// Writes how much a container may ask, questions by UDP and connections, and for how long all that
+/// it asks is dropped when it asks more. That costs nobody but the container time; in the server's
+/// socket it would take the room of others' questions whenever the agent comes to them late.
+fn with_limit(chains: &str) -> String {
+    let (at_once, one_more) = ASKED;
+    let a_second = Duration::from_secs(1).as_millis() / one_more.as_millis();
+    let limit = format!("limit rate over {a_second}/second burst {at_once} packets");
+    let pause = format!("timeout {}ms", LONGEST_PAUSE.as_millis());
+
+    chains.replace("LIMIT", &limit).replace("PAUSE", &pause)
 }
 
 /// Writes the rules that pass what comes from linked networks by their interfaces.
