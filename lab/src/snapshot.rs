@@ -242,9 +242,29 @@ fn nft() -> BTreeSet<String> {
 
     // A rule may be in two chains, so each line has its number.
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let lines = without_editions(&text);
+    let lines = without_editions(&text).collect::<Vec<_>>();
+    let lines = without_passing_elements(&lines);
 
     lines.enumerate().map(|(number, line)| format!("{number:04} {line}")).collect()
+}
+
+/// Leaves out the elements of sets that packets fill, which go by themselves.
+fn without_passing_elements(rules: &[String]) -> impl Iterator<Item = &str> {
+    let (mut is_dynamic, mut is_element) = (false, false);
+
+    rules.iter().map(String::as_str).filter(move |line| {
+        let words = line.trim_start();
+        match words.split_once(' ') {
+            Some(("set" | "map" | "chain", _)) => is_dynamic = false,
+            Some(("flags", flags)) => is_dynamic = flags.contains("dynamic"),
+            _ => {}
+        }
+        is_element |= is_dynamic && words.starts_with("elements = ");
+        let is_left_out = is_element;
+        is_element &= !words.ends_with('}');
+
+        !is_left_out
+    })
 }
 
 /// Takes the numbers of editions off the names in the overlay's tables: an agent that makes a table
@@ -380,6 +400,19 @@ mod tests {
         assert_eq!(rules(&["0001 counter source {", "0005 counter mac {"]).unfinished(), None);
         let both = rules(&["0001 counter source {", "0005 counter source {"]);
         assert_eq!(both.unfinished().as_deref(), Some("counter source {"));
+    }
+
+    #[test]
+    fn what_packets_put_into_a_set_is_no_change() {
+        let rules = |flags: &str, elements: &str| {
+            let text = format!("set a {{\n\tflags {flags}\n{elements}}}\nset b {{\n}}");
+            let lines: Vec<_> = text.lines().map(str::to_owned).collect();
+            without_passing_elements(&lines).map(str::to_owned).collect::<Vec<_>>()
+        };
+        let two = "\telements = { \"ov1\" limit rate over 1/second,\n\t\t\"ov2\" timeout 1s }\n";
+
+        assert_eq!(rules("dynamic,timeout", two), rules("dynamic,timeout", ""));
+        assert_ne!(rules("interval", two), rules("interval", ""));
     }
 
     #[test]
